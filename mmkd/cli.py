@@ -1,0 +1,115 @@
+"""The command line of every job: its defaults, then `--config FILE.yaml`, then `--section.field VALUE`."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from mmkd.config import Settings, SettingsError
+
+
+def main(job: str, about: str, run: Callable[[Settings], dict[str, Any]], **defaults: dict[str, Any]) -> None:
+    """Run a job from the command line; the last line of standard output is its result as one JSON object."""
+    settings = load_settings(job=job, about=about, **defaults)
+    try:
+        result = run(settings)
+    except (ValueError, OSError) as error:  # refused, with a message that says what to do
+        print(f"{job}: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    print(json.dumps(result), flush=True)
+
+
+def load_settings(argv: Sequence[str] | None = None, *, job: str, about: str, **defaults: dict[str, Any]) -> Settings:
+    """Settings of a job from its command line; prints help or an error and exits as command lines do.
+
+    Args:
+        argv: arguments after the program's name; None: those of this process.
+        job: the job's name, for the help.
+        about: what the job does, shown by --help.
+        defaults: section name to the fields in which this job's defaults differ.
+    """
+    import tyro
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        tree = _merge(defaults, _read_yaml(*_take_config(arguments)))
+        base = Settings.model_validate(tree)
+        settings = tyro.cli(
+            Settings,
+            args=_flags(arguments),
+            default=base,
+            prog=f"python rayjobs/{job}.py",
+            description=about + "\n\nSettings can also come from a file: --config FILE.yaml, which the flags override.",
+            use_underscores=True,
+        )
+        return Settings.model_validate(settings.model_dump())
+    except ValidationError as error:
+        print(f"{job}: " + _explain(error), file=sys.stderr)
+    except (SettingsError, OSError, yaml.YAMLError) as error:
+        print(f"{job}: {error}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _take_config(arguments: list[str]) -> list[str]:
+    """Remove `--config FILE` from the arguments and return the files named."""
+    files = []
+    while True:
+        at = next((i for i, a in enumerate(arguments) if a == "--config" or a.startswith("--config=")), None)
+        if at is None:
+            return files
+        flag = arguments.pop(at)
+        if "=" in flag:
+            files.append(flag.split("=", 1)[1])
+        elif at < len(arguments):
+            files.append(arguments.pop(at))
+        else:
+            raise SettingsError("--config needs the path of a YAML file.")
+
+
+def _flags(arguments: list[str]) -> list[str]:
+    """`--run.local true` and `--run.local false` as the flags `--run.local` and `--run.no_local`."""
+    flags: list[str] = []
+    for argument in arguments:
+        if argument.lower() not in ("true", "false") or not flags or not flags[-1].startswith("--"):
+            flags.append(argument)
+        elif argument.lower() == "false":
+            section, _, field = flags[-1].rpartition(".")
+            flags[-1] = f"{section}.no_{field}"
+    return flags
+
+
+def _read_yaml(*files: str) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for file in files:
+        if not Path(file).is_file():
+            raise SettingsError(f"--config {file}: there is no such file.")
+        content = yaml.safe_load(Path(file).read_text()) or {}
+        if not isinstance(content, dict):
+            raise SettingsError(f"--config {file}: it must map section names to fields.")
+        tree = _merge(tree, content)
+    return tree
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _explain(error: ValidationError) -> str:
+    """One line a fault, each naming the field."""
+    lines = []
+    for fault in error.errors():
+        field = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            lines.append(f"{field} is not a setting; --help lists them all.")
+        else:
+            given = "" if isinstance(fault["input"], dict | BaseModel) else f" (given: {fault['input']!r})"
+            lines.append(f"{field}: {fault['msg'].removeprefix('Value error, ')}{given}".removeprefix(": "))
+    return "\n".join(lines)

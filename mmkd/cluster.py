@@ -1,0 +1,85 @@
+"""Ray: joining or starting a cluster, and refusing what cannot fit it before anything starts."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mmkd.config import Settings, SettingsError
+
+
+@contextmanager
+def ray_session(settings: Settings) -> Iterator[str]:
+    """Join the cluster there is, else start one on this machine and stop it at the end; yields the dashboard's
+    address. Inside another session it joins that, and yields nothing."""
+    import ray
+
+    if ray.is_initialized():
+        yield ""
+        return
+    # Ray says what it means to change in a later version; that is not for the people who run a job.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    level = logging.INFO if settings.run.ray_logs else logging.ERROR
+    common = {"log_to_driver": settings.run.ray_logs, "logging_level": level}
+    try:
+        context = ray.init(address="auto", **common)
+    except ConnectionError:
+        resources = settings.resources
+        context = ray.init(
+            include_dashboard=True,
+            num_cpus=resources.num_cpus or None,
+            num_gpus=resources.num_gpus or None,
+            object_store_memory=resources.object_store_mb * 2**20,
+            **common,
+        )
+    if not settings.run.ray_logs:
+        for name in ("ray.data", "ray.train", "ray.tune"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield context.dashboard_url or ""
+    finally:
+        ray.shutdown()
+
+
+def check_fits(settings: Settings, teachers: int) -> None:
+    """Refuse a job that needs more than the cluster has, with the sum.
+
+    Raises:
+        SettingsError: the CPUs or GPUs of workers, teacher actors and one reader exceed the cluster's.
+    """
+    import ray
+
+    resources, pool = settings.resources, settings.teachers
+    actors = pool.actors if teachers else 0
+    have = ray.cluster_resources()
+    parts = {
+        "CPU": (
+            f"resources.workers {resources.workers} x {resources.cpus_per_worker:g}",
+            resources.workers * resources.cpus_per_worker,
+            f"teachers.actors {actors} x {pool.num_cpus:g}",
+            actors * pool.num_cpus,
+            f"one reader x {resources.cpus_per_reader:g}",
+            resources.cpus_per_reader,
+        ),
+        "GPU": (
+            f"resources.workers {resources.workers} x {int(resources.use_gpu)}",
+            resources.workers * int(resources.use_gpu),
+            f"teachers.actors {actors} x {pool.num_gpus:g}",
+            actors * pool.num_gpus,
+        ),
+    }
+    for kind, listed in parts.items():
+        needed = sum(listed[1::2])
+        if needed > have.get(kind, 0.0):
+            raise SettingsError(
+                f"the job needs {needed:g} {kind}s ({' + '.join(listed[::2])}) and the cluster has "
+                f"{have.get(kind, 0.0):g}; lower these settings, or give it more."
+            )
+
+
+def automatic_threads(settings: Settings, teachers: int) -> int:
+    """Threads per student worker where the settings leave it open: what is left of the cores of one machine."""
+    if settings.resources.threads:
+        return settings.resources.threads
+    busy = settings.resources.workers + (settings.teachers.actors if teachers else 0)
+    return max(1, (os.cpu_count() or 1) // busy)

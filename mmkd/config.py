@@ -1,0 +1,284 @@
+"""Settings: one typed tree for every job, saved in the run folder. Each field's docstring is its help text."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Modality = Literal["rgb", "flow", "audio", "boxes"]
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be; the message names the field."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class Run(_Section):
+    """Where a run lives and how it is carried out."""
+
+    name: str = ""
+    """Name of the run folder under HOME/runs; empty: made from the job and the data set."""
+    home: str = ""
+    """Absolute root of data, runs and models; empty: $MMKD_HOME, else ~/mmkd. Shared by all nodes of a cluster."""
+    seed: int = 0
+    """Order of the clips and initialisation (run_seed). The views have a seed of their own."""
+    local: bool = False
+    """Run the same plan in this one process, without Ray: for a debugger, and as the oracle in tests."""
+    log_every: Positive = 10
+    """Optimiser steps between two lines of metrics.jsonl."""
+    keep_checkpoints: Positive = 2
+    """Checkpoints kept, besides the best."""
+    progress_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """How often a progress line is printed where the output is no terminal."""
+    max_restarts: Annotated[int, Field(ge=0)] = 3
+    """How often the workers are started again after one died."""
+    ray_logs: bool = False
+    """Show what Ray and its workers print, too."""
+
+
+class Data(_Section):
+    """The data set and its splits."""
+
+    folder: str = ""
+    """Data set folder; relative ones are under HOME/data; empty: tabletop, made when missing."""
+    train: str = "train"
+    """Split that students learn on."""
+    val: str = "val"
+    """Split for choosing: best epoch, sweeps."""
+    test: str = "test"
+    """Split for reporting only."""
+    weigh_share: Share = 0.1
+    """Share of the train split held out from teachers, to weigh and judge them."""
+    weigh_seed: int = 0
+    """Which clips are held out; teachers and students must agree on it."""
+    max_broken_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """The job fails when more than this share of the clips it read were broken."""
+    limit: Annotated[int, Field(ge=0)] = 0
+    """Use only the first clips of each split, for trying things out; 0: all."""
+
+
+class Views(_Section):
+    """What a network sees of a clip. One view is seen by the student and by every teacher."""
+
+    seed: int = 0
+    """Frame indices, crops and jitter (view_seed)."""
+    distinct: Annotated[int, Field(ge=0)] = 0
+    """Number of distinct views per clip (epoch e shows view e modulo this); 0: a new one each epoch."""
+    frames: Positive = 8
+    """Frames per view."""
+    sampling: Literal["uniform", "strided"] = "uniform"
+    """uniform: one frame from each of equal segments; strided: a run of frames, `stride` apart."""
+    stride: Positive = 8
+    """Frames between two of a strided view."""
+    size: Positive = 64
+    """Height and width of a view, pixels."""
+    scale: tuple[float, float] = (1.0, 1.3)
+    """Training: the short side is resized to size times a factor from this range, then a square is cut out."""
+    jitter: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    """Training: brightness, contrast and saturation each change by up to this factor, one draw a clip; RGB only."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.02
+    """Training: hue turns by up to this share of the circle."""
+    flip: bool = False
+    """Training: mirror half of the views. Leave off where left and right are part of a label."""
+    boxes: Positive = 8
+    """Boxes per frame, the best by score."""
+    audio_seconds: Annotated[float, Field(gt=0)] = 0.3
+    """Sound around each sampled frame."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "Views":
+        if not 1.0 <= self.scale[0] <= self.scale[1]:
+            raise ValueError(f"views.scale is {self.scale}; it must be two numbers from 1 up, the smaller first")
+        return self
+
+
+class Network(_Section):
+    """A network to train."""
+
+    arch: str = ""
+    """Architecture, see mmkd.models.create_model; empty: the small default of the modality."""
+    modality: Modality = "rgb"
+    """What the network sees. A student sees rgb."""
+    options: dict[str, Any] = {}
+    """Options of the architecture, as {"name": value}; YAML is the better place for them."""
+    init: str = ""
+    """Model folder to start from."""
+
+
+class Teachers(_Section):
+    """The ensemble that teaches."""
+
+    folders: list[str] = []
+    """Model folders; relative ones are under HOME/models; empty: the tabletop teachers shipped with mmkd."""
+    weighting: Literal["held_out", "uniform"] = "held_out"
+    """held_out: softmin of each teacher's cross-entropy on `weigh`, per head; uniform: 1/K."""
+    gamma: Annotated[float, Field(gt=0)] = 0.3
+    """Temperature of the softmin; large is near uniform, small near the best teacher alone."""
+    drop_near_chance: bool = True
+    """Leave a teacher out of a head on which it is no better than chance on `weigh`."""
+    actors: Positive = 1
+    """Teacher actors; each holds the whole ensemble."""
+    num_cpus: Annotated[float, Field(ge=0)] = 0.5
+    """CPUs that an actor reserves."""
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    """GPUs that an actor reserves; a share of one is possible. Above 0 the teachers run on cuda."""
+    accelerator_type: str = ""
+    """Kind of accelerator the actors need, e.g. T4 or L4 (Ray's names); empty: any."""
+    threads: Positive = 1
+    """Threads per actor."""
+    batch_size: Positive = 32
+    """Clips that a teacher is given at once."""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Autocast on GPU; on CPU teachers run in fp32."""
+    retrain: bool = False
+    """Train the built-in teachers anew on this data set first, instead of taking the shipped ones."""
+
+
+class Loss(_Section):
+    """distill_weight * KD + label_weight * CE; see docs/method.md."""
+
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+    """Softens teachers' and student's distributions in the distillation term."""
+    distill_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the distillation term; 0 starts no teachers."""
+    label_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the cross-entropy with the labels."""
+    head_weights: dict[str, float] = {}
+    """Weight of each head in the label term, as {"verb": 1.0}; a head with 0 is left out of both terms."""
+
+    @model_validator(mode="after")
+    def _something(self) -> "Loss":
+        if self.distill_weight == 0 and self.label_weight == 0:
+            raise ValueError("loss.distill_weight and loss.label_weight are both 0: there is nothing to learn from")
+        if any(weight < 0 for weight in self.head_weights.values()):
+            raise ValueError("loss.head_weights has a negative weight")
+        return self
+
+
+class Optim(_Section):
+    """Optimisation: AdamW with warm-up and decay over the plan's true number of steps."""
+
+    epochs: Positive = 12
+    """Passes over the train split."""
+    batch_size: Positive = 32
+    """Clips per step over all workers; a worker's share is this divided by their number, rounded up."""
+    lr: Annotated[float, Field(gt=0)] = 2e-3
+    """Highest learning rate."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.02
+    """Weight decay; not on norms and biases."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
+    """Length of the linear warm-up."""
+    schedule: Literal["cosine", "linear"] = "cosine"
+    """Decay to zero after the warm-up."""
+    clip_norm: Annotated[float, Field(ge=0)] = 5.0
+    """Gradients are clipped to this norm; 0: not."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Autocast on GPU; on CPU training is fp32."""
+
+
+class Resources(_Section):
+    """What a job reserves. The defaults fit two cores; docs/cluster.md has those of larger machines."""
+
+    workers: Positive = 1
+    """Student workers (Ray Train, DDP)."""
+    use_gpu: bool = False
+    """One GPU per student worker."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    """CPUs that a worker reserves."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """Threads per student worker; 0: the machine's cores divided by its workers and teacher actors."""
+    accelerator_type: str = ""
+    """Kind of accelerator the workers need; empty: any."""
+    readers: Positive = 2
+    """Reading and decoding tasks at a time."""
+    cpus_per_reader: Annotated[float, Field(gt=0)] = 0.25
+    """CPUs that a reading task reserves."""
+    prefetch: Positive = 4
+    """Blocks that each worker fetches ahead."""
+    object_store_mb: Positive = 1000
+    """Shared memory for blocks under way, MB, of a Ray started by the job itself."""
+    num_cpus: Annotated[int, Field(ge=0)] = 0
+    """CPUs of a Ray started by the job itself; 0: those of the machine. A running cluster keeps its own count."""
+    num_gpus: Annotated[int, Field(ge=0)] = 0
+    """GPUs of a Ray started by the job itself; 0: those of the machine."""
+
+
+class Source(_Section):
+    """Where `pack` takes clips from."""
+
+    kind: Literal["tabletop"] = "tabletop"
+    """tabletop: rendered clips of a hand acting on objects, see docs/tabletop.md."""
+    seed: int = 0
+    """Which clips: the same seed gives the same clips."""
+    train: Annotated[int, Field(ge=0)] = 2000
+    """Clips in the train split."""
+    val: Annotated[int, Field(ge=0)] = 500
+    """Clips in the val split."""
+    test: Annotated[int, Field(ge=0)] = 1000
+    """Clips in the test split."""
+    unseen: Annotated[int, Field(ge=0)] = 0
+    """Clips in the unseen split: tables and object instances that the others never show."""
+    width: Positive = 96
+    """Width of a frame, pixels."""
+    height: Positive = 72
+    """Height of a frame, pixels."""
+    frames: Annotated[int, Field(ge=2)] = 16
+    """Frames per clip."""
+
+
+class Pack(_Section):
+    """How shards are written."""
+
+    quality: Annotated[int, Field(ge=1, le=100)] = 90
+    """JPEG quality of RGB frames."""
+    flow_quality: Annotated[int, Field(ge=1, le=100)] = 90
+    """JPEG quality of flow frames, which are 4:4:4."""
+    flow_bound: Annotated[float, Field(gt=0)] = 8.0
+    """Flow of this many pixels, and more, becomes 0 or 255."""
+    clips_per_shard: Positive = 250
+    """Rows per Parquet file."""
+    row_group: Positive = 4
+    """Rows per row group: the least that a reader fetches."""
+    max_reject_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """The job fails when more than this share of the clips could not be packed."""
+
+
+class Settings(_Section):
+    """All settings; every job takes the same tree and reads what it needs."""
+
+    run: Run = Run()
+    data: Data = Data()
+    views: Views = Views()
+    student: Network = Network()
+    teacher: Network = Network()
+    teachers: Teachers = Teachers()
+    loss: Loss = Loss()
+    optim: Optim = Optim()
+    resources: Resources = Resources()
+    source: Source = Source()
+    pack: Pack = Pack()
+
+    @property
+    def home(self) -> Path:
+        """Root of data, runs and models."""
+        home = Path(self.run.home or os.environ.get("MMKD_HOME") or Path.home() / "mmkd").expanduser()
+        if not home.is_absolute():
+            raise SettingsError(
+                f"run.home is {str(home)!r}, which is relative; a job's working directory is a copy, so give an "
+                "absolute path (run.home, or MMKD_HOME)."
+            )
+        return home
+
+    def data_folder(self) -> Path:
+        return self.home / "data" / (self.data.folder or "tabletop")
+
+    def save(self, path: Path) -> None:
+        """Write the resolved settings, complete, so that they can be given to --config again."""
+        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))

@@ -1,0 +1,1 @@
+"""Modalities that a source lacks, computed from those it has."""

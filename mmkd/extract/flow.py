@@ -1,0 +1,24 @@
+"""Optical flow between consecutive frames, as uint8."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+
+def dis_flow(frames: NDArray[np.uint8], bound: float) -> NDArray[np.uint8]:
+    """DIS flow (Kroeger et al., ECCV 2016, arXiv 1603.03590; OpenCV's fast preset) of a clip.
+
+    Args:
+        frames: uint8 [frames, height, width, 3], RGB.
+        bound: pixels that become 0 or 255; no motion is 128.
+
+    Returns:
+        uint8 [frames, height, width, 2], u and v; frame i holds the flow to frame i + 1, the last one repeats the one
+        before it.
+    """
+    method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+    flows = [method.calc(a, b, None) for a, b in zip(gray, gray[1:], strict=False)]
+    flows = flows or [np.zeros((*gray[0].shape, 2), np.float32)]
+    scaled = np.stack([*flows, flows[-1]][: len(frames)]) * (127.0 / bound) + 128.0
+    return np.clip(np.round(scaled), 0, 255).astype(np.uint8)

@@ -1,0 +1,247 @@
+"""Jobs from settings: resolve data, teachers and plan, carry it out in a run folder, and say what came of it."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmkd import __version__
+from mmkd.cluster import automatic_threads, check_fits, ray_session
+from mmkd.config import Network, Settings, SettingsError
+from mmkd.pipeline import Work, blocks_in_process, cached_dataset, cached_manifest
+from mmkd.plan import Plan, hold_out
+from mmkd.progress import follow, say
+from mmkd.runs import RunFolder, read_metrics
+from mmkd.shards import Manifest
+
+MODALITIES = ("rgb", "flow", "audio", "boxes")
+
+
+@contextmanager
+def session(settings: Settings) -> Iterator[None]:
+    """Ray for the length of a job, unless it runs in this process."""
+    if settings.run.local:
+        yield
+        return
+    with ray_session(settings) as dashboard:
+        if dashboard:
+            say(f"Ray dashboard: {dashboard}")
+        yield
+
+
+def ensure_data(settings: Settings) -> None:
+    """Make the built-in data if the settings name no other and it is missing."""
+    folder = settings.data_folder()
+    if not (folder / "dataset.json").is_file() and not settings.data.folder:
+        say(f"no data set in {folder}: making the built-in one, tabletop (docs/tabletop.md)")
+        from mmkd.packing import pack
+
+        summary = pack(settings, say, on_ray=not settings.run.local)
+        say(f"made {summary['clips']} clips in {summary['seconds']} s, {summary['megabytes']} MB")
+    cached_dataset(str(folder))  # raises if it is no data set
+
+
+def pack_data(settings: Settings) -> dict[str, Any]:
+    """Make the data set that the settings describe."""
+    from mmkd.packing import pack
+
+    with session(settings):
+        return pack(settings, say, on_ray=not settings.run.local)
+
+
+def teacher_folders(settings: Settings) -> tuple[str, ...]:
+    """Folders of the ensemble; none where nothing is distilled."""
+    from mmkd.teachers import SHIPPED
+
+    if settings.loss.distill_weight == 0:
+        return ()
+    if settings.teachers.folders:
+        return tuple(str(settings.home / "models" / folder) for folder in settings.teachers.folders)
+    return tuple(str(SHIPPED / modality) for modality in MODALITIES)
+
+
+def distill(settings: Settings) -> dict[str, Any]:
+    """Train a student from an ensemble, from labels, or from both; resumes, and says so when it is finished."""
+    if settings.student.modality != "rgb":
+        raise SettingsError(f"student.modality is {settings.student.modality!r}; a student sees rgb.")
+    with session(settings):
+        ensure_data(settings)
+        if settings.teachers.retrain and settings.loss.distill_weight:
+            settings = _retrain_teachers(settings)
+        folders = teacher_folders(settings)
+        if not folders:
+            say("no teachers: the student learns from labels alone")
+        elif not settings.teachers.folders:
+            say("teachers: the tabletop teachers shipped with mmkd (teachers.retrain trains new ones)")
+        work, hashes = _plan_student(settings, folders)
+        return _carry_out(work, hashes, "distill" if folders else "labels")
+
+
+def train_teacher(settings: Settings) -> dict[str, Any]:
+    """Train one teacher on labels, on the clips of `train` that are not held out."""
+    if settings.loss.distill_weight:
+        raise SettingsError("loss.distill_weight must be 0 for a teacher: it learns from labels.")
+    with session(settings):
+        ensure_data(settings)
+        work = _plan_teacher(settings)
+        return _carry_out(work, {}, f"teacher-{settings.teacher.modality}")
+
+
+def _retrain_teachers(settings: Settings) -> Settings:
+    folders = []
+    for modality in MODALITIES:
+        own = settings.model_copy(
+            update={
+                "loss": settings.loss.model_copy(update={"distill_weight": 0.0, "label_weight": 1.0}),
+                "teacher": Network(modality=modality),
+                "run": settings.run.model_copy(update={"name": ""}),
+            }
+        )
+        folders.append(str(Path(train_teacher(own)["run_folder"]) / "best"))
+    teachers = settings.teachers.model_copy(update={"folders": folders, "retrain": False})
+    return settings.model_copy(update={"teachers": teachers})
+
+
+def _plan_teacher(settings: Settings) -> Work:
+    train = _manifest(settings, settings.data.train)
+    teach, _ = hold_out(train.clip_ids, settings.data.weigh_share, settings.data.weigh_seed)
+    return Work(settings, str(settings.data_folder()), _plan(settings, teach, np.zeros(0)), settings.teacher)
+
+
+def _plan_student(settings: Settings, folders: tuple[str, ...]) -> tuple[Work, dict[str, str]]:
+    """The student's work, and the hash of each teacher, after checking that they fit the data."""
+    data = settings.data
+    dataset, train = cached_dataset(str(settings.data_folder())), _manifest(settings, data.train)
+    descriptions = []
+    weigh = np.zeros(0)
+    if folders:
+        from mmkd.teachers import check_teachers, teacher_names
+
+        views = settings.views
+        expected = views.model_dump(include={"frames", "size", "sampling", "boxes", "audio_seconds"})
+        expected["sample_rate"] = dataset.sample_rate
+        split = {"fingerprint": dataset.fingerprint, "weigh_share": data.weigh_share, "weigh_seed": data.weigh_seed}
+        descriptions = check_teachers(folders, dataset.heads, expected, split)
+        _, weigh = hold_out(train.clip_ids, data.weigh_share, data.weigh_seed)
+        if not len(weigh):
+            raise SettingsError("no clip is held out to weigh the teachers on; raise data.weigh_share.")
+        hashes = {n: d["weights_hash"] for n, d in zip(teacher_names(folders), descriptions, strict=True)}
+    else:
+        hashes = {}
+    seen = tuple(dict.fromkeys(description["modality"] for description in descriptions))
+    plan = _plan(settings, np.arange(len(train)), weigh)
+    return Work(settings, str(settings.data_folder()), plan, settings.student, folders, seen), hashes
+
+
+def _manifest(settings: Settings, split: str) -> Manifest:
+    return cached_manifest(str(settings.data_folder()), split, settings.data.limit)
+
+
+def _plan(settings: Settings, train: np.ndarray, weigh: np.ndarray) -> Plan:
+    val = _manifest(settings, settings.data.val)
+    return Plan(
+        train=train.astype(np.int64),
+        val=np.arange(len(val), dtype=np.int64),
+        weigh=weigh.astype(np.int64),
+        epochs=settings.optim.epochs,
+        batch_size=settings.optim.batch_size,
+        seed=settings.run.seed,
+        distinct_views=settings.views.distinct,
+    )
+
+
+def _carry_out(work: Work, teacher_hashes: dict[str, str], kind: str) -> dict[str, Any]:
+    """Train in the run folder, or say that it is done already."""
+    settings, dataset = work.settings, cached_dataset(work.data_folder)
+    missing = {work.network.modality, *work.teacher_modalities} - set(dataset.modalities)
+    if missing:
+        raise SettingsError(f"{work.data_folder} has no {', '.join(sorted(missing))}.")
+    name = settings.run.name or f"{kind}-{Path(work.data_folder).name}"
+    identity = {"kind": kind, "data": dataset.fingerprint, "teachers": teacher_hashes}
+    with RunFolder(settings.home / "runs" / name) as run:
+        run.claim(settings, identity)
+        if (result := run.result()) is not None:
+            say(f"run {run.path} is finished; delete it, or choose another run.name, to train again")
+            return result
+        if not settings.run.local:
+            check_fits(settings, len(work.teachers))
+        threads = automatic_threads(settings, len(work.teachers))
+        if (run.path / "metrics.jsonl").is_file():
+            say(f"resuming run {run.path}")
+        plan = work.plan
+        say(
+            f"run {run.path}: {len(plan.train)} clips x {plan.epochs} epochs in {plan.optimizer_steps} steps of "
+            f"{plan.batch_size}; validation on {len(plan.val)}"
+            + (f"; {len(work.teachers)} teachers, weighed on {len(plan.weigh)}" if work.teachers else "")
+        )
+        began = time.monotonic()
+        with follow(run.path, kind, plan.epochs, plan.optimizer_steps, settings.run.progress_seconds):
+            _train(work, run.path, _facts(work, identity), threads)
+        result = _result(work, run.path, kind, time.monotonic() - began)
+        write_run_report(work, run.path, result)
+        run.finish(result)
+        return result
+
+
+def _train(work: Work, run: Path, facts: dict[str, Any], threads: int) -> None:
+    if not work.settings.run.local:
+        from mmkd.ray_train import train_on_ray
+
+        train_on_ray(work, run, facts, threads)
+        return
+    import torch
+
+    from mmkd.recording import keep_in_folder
+    from mmkd.worker import run_worker
+
+    torch.set_num_threads(threads)
+    keep = keep_in_folder(run / "checkpoints", work.settings.run.keep_checkpoints)
+    device = torch.device("cuda" if work.settings.resources.use_gpu else "cpu")
+    run_worker(work, run, facts, device, lambda model: model.to(device), partial(blocks_in_process, work), keep)
+
+
+def _facts(work: Work, identity: dict[str, Any]) -> dict[str, Any]:
+    """What a model folder tells of how it was trained."""
+    settings = work.settings
+    dataset = cached_dataset(work.data_folder)
+    return {
+        "mmkd": __version__,
+        "kind": identity["kind"],
+        "data": {
+            "name": Path(work.data_folder).name,
+            "fingerprint": dataset.fingerprint,
+            "made_by": dataset.made_by,
+            "clips": len(work.plan.train),
+            "weigh_share": settings.data.weigh_share,
+            "weigh_seed": settings.data.weigh_seed,
+        },
+        "teachers": identity["teachers"],
+        "settings": settings.model_dump(mode="json", include={"views", "loss", "optim"}),
+        "seed": settings.run.seed,
+    }
+
+
+def _result(work: Work, run: Path, kind: str, seconds: float) -> dict[str, Any]:
+    rows = [row for row in read_metrics(run) if row["kind"] == "epoch"]
+    best = max(rows, key=lambda row: row["score"])
+    rejects = run / "rejects.jsonl"
+    return {
+        "run_folder": str(run),
+        "model": str(run / "best"),
+        "kind": kind,
+        "epochs": len(rows),
+        "best_epoch": best["epoch"],
+        "val": {head: round(metrics["accuracy"], 4) for head, metrics in best["val"].items()},
+        "seconds": round(seconds, 1),
+        "clips_per_second": round(sum(row["clips_per_second"] for row in rows) / len(rows), 1),
+        "wait_share": round(sum(row["wait_share"] for row in rows) / len(rows), 3),
+        "broken_clips": len(rejects.read_text().splitlines()) if rejects.is_file() else 0,
+    }
+
+
+def write_run_report(work, run, result):
+    pass

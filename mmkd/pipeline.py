@@ -1,0 +1,152 @@
+"""The plan as one ordered Ray Data execution: units -> read and decode -> teachers -> RGB, labels and logits.
+
+One block is one worker's share of one global batch, from the first stage to the last; with `preserve_order` and n
+workers, worker r is given blocks r, r + n, ... which are the plan's units for it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from mmkd.config import Network, Settings
+from mmkd.plan import Plan
+from mmkd.reader import Block, read_plan_unit
+from mmkd.shards import Dataset, Manifest, open_dataset, read_manifest
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What a training job is, resolved: everything that readers, teachers and workers need to know.
+
+    Attributes:
+        data_folder: absolute path of the data set.
+        plan: who sees what, when.
+        network: the one in training.
+        teachers: model folders of the ensemble; empty: no teachers.
+        teacher_modalities: what the teachers see.
+    """
+
+    settings: Settings
+    data_folder: str
+    plan: Plan
+    network: Network
+    teachers: tuple[str, ...] = ()
+    teacher_modalities: tuple[str, ...] = ()
+
+    def modalities(self) -> dict[str, Sequence[str]]:
+        """What each phase reads; validation needs no teachers."""
+        both = tuple(dict.fromkeys((self.network.modality, *self.teacher_modalities)))
+        return {"weigh": both, "train": both, "val": (self.network.modality,)}
+
+    def manifests(self) -> dict[str, Manifest]:
+        data = self.settings.data
+        return {
+            "train": cached_manifest(self.data_folder, data.train, data.limit),
+            "val": cached_manifest(self.data_folder, data.val, data.limit),
+        }
+
+    def ensemble_options(self, heads: dict[str, list[str]]) -> dict[str, Any]:
+        teachers = self.settings.teachers
+        return {
+            "folders": self.teachers,
+            "heads": heads,
+            "device": "cuda" if teachers.num_gpus else "cpu",
+            "precision": teachers.precision,
+            "batch_size": teachers.batch_size,
+            "threads": teachers.threads,
+        }
+
+
+@lru_cache(maxsize=8)
+def cached_manifest(folder: str, split: str, limit: int) -> Manifest:
+    """A process reads a manifest once, however many units it reads."""
+    return read_manifest(folder, split, limit)
+
+
+@lru_cache(maxsize=8)
+def cached_dataset(folder: str) -> Dataset:
+    return open_dataset(folder)
+
+
+def read(work: Work, unit: int, num_workers: int) -> Block:
+    """Read and decode one unit of the plan."""
+    return read_plan_unit(
+        cached_dataset(work.data_folder),
+        work.plan,
+        work.manifests(),
+        work.settings.views,
+        work.modalities(),
+        unit,
+        num_workers,
+    )
+
+
+class TeacherStage:
+    """The ensemble on the blocks of the phases that teachers take part in; the others pass."""
+
+    def __init__(self, work: Work):
+        from mmkd.teachers import Ensemble
+
+        self.plan, self.work = work.plan, work
+        heads = cached_dataset(work.data_folder).heads
+        self.ensemble = Ensemble(keep=(work.network.modality,), **work.ensemble_options(heads))
+
+    def __call__(self, block: Block) -> Block:
+        phase = self.plan.step(int(block["step"][0])).phase
+        return block if phase == "val" else self.ensemble(block)
+
+
+def blocks_in_process(work: Work, start: int) -> Any:
+    """The same blocks for one worker, in this process: what Ray Data has to agree with."""
+    stage = TeacherStage(work) if work.teachers else None
+    for unit in range(start, work.plan.num_steps):
+        block = read(work, unit, 1)
+        yield stage(block) if stage else block
+
+
+def configure_context(settings: Settings) -> None:
+    """Set Ray Data up for whole, ordered blocks in the process that builds and runs the dataset."""
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.target_max_block_size = None
+    context.execution_options.preserve_order = True
+    context.execution_options.locality_with_output = False
+    context.enable_progress_bars = False
+    context.enable_rich_progress_bars = False
+    context.enable_tensor_extension_casting = True
+
+
+def build_dataset(work: Work, start: int, num_workers: int) -> Any:
+    """The rest of the plan from step `start` as a lazy Ray dataset, one block a unit."""
+    import ray.data
+    from ray.data import ActorPoolStrategy, TaskPoolStrategy
+
+    resources, teachers = work.settings.resources, work.settings.teachers
+    units = range(start * num_workers, work.plan.num_steps * num_workers)
+
+    def read_block(batch: dict[str, np.ndarray]) -> Block:
+        (offset,) = batch["id"].tolist()
+        return read(work, units[offset], num_workers)
+
+    dataset = ray.data.range(len(units), override_num_blocks=len(units)).map_batches(
+        read_block,
+        batch_size=None,
+        num_cpus=resources.cpus_per_reader,
+        compute=TaskPoolStrategy(size=resources.readers),
+    )
+    if work.teachers:
+        extra = {"accelerator_type": teachers.accelerator_type} if teachers.accelerator_type else {}
+        dataset = dataset.map_batches(
+            TeacherStage,
+            fn_constructor_kwargs={"work": work},
+            batch_size=None,
+            num_cpus=teachers.num_cpus,
+            num_gpus=teachers.num_gpus,
+            compute=ActorPoolStrategy(size=teachers.actors),
+            **extra,
+        )
+    return dataset

@@ -1,0 +1,132 @@
+"""The plan: who sees what, when. A pure function of the settings; everything else only carries it out.
+
+A run is a list of *steps*. A step is one global batch; with n workers it is n units, unit (step, rank) being the
+rank-th share of it. A run with teachers begins with `weigh` steps (the teachers are judged on clips that none of them
+was trained on); then every epoch has its `train` steps and its `val` steps. The position in a run is one integer, the
+number of steps done, so what is left is `range(position, plan.num_steps)`, for any number of workers.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+PADDING = -1
+TEST_VIEW = -1
+Clips = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One global batch: `phase` is weigh, train or val; `number` counts within the phase of this epoch."""
+
+    index: int
+    phase: str
+    epoch: int
+    number: int
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Order of all clips of a run.
+
+    Attributes:
+        train, val, weigh: indices of clips in their split's manifest (`weigh` are clips of the train split).
+        batch_size: the global batch.
+        seed: run_seed, of the order.
+        distinct_views: view numbers are taken modulo this; 0: one new view an epoch.
+    """
+
+    train: Clips
+    val: Clips
+    weigh: Clips
+    epochs: int
+    batch_size: int
+    seed: int = 0
+    distinct_views: int = 0
+
+    @property
+    def weigh_steps(self) -> int:
+        return _ceil(len(self.weigh), self.batch_size)
+
+    @property
+    def train_steps(self) -> int:
+        """Optimiser steps in an epoch."""
+        return _ceil(len(self.train), self.batch_size)
+
+    @property
+    def val_steps(self) -> int:
+        return _ceil(len(self.val), self.batch_size)
+
+    @property
+    def num_steps(self) -> int:
+        return self.weigh_steps + self.epochs * (self.train_steps + self.val_steps)
+
+    @property
+    def optimizer_steps(self) -> int:
+        return self.epochs * self.train_steps
+
+    def step(self, index: int) -> Step:
+        """What step `index` of the run is."""
+        if not 0 <= index < self.num_steps:
+            raise IndexError(f"step {index} is not in a plan of {self.num_steps} steps")
+        if index < self.weigh_steps:
+            return Step(index, "weigh", 0, index)
+        epoch, number = divmod(index - self.weigh_steps, self.train_steps + self.val_steps)
+        if number < self.train_steps:
+            return Step(index, "train", epoch, number)
+        return Step(index, "val", epoch, number - self.train_steps)
+
+    def optimizer_step(self, index: int) -> int:
+        """Optimiser steps done before step `index`."""
+        if index <= self.weigh_steps:
+            return 0
+        epoch, number = divmod(index - self.weigh_steps, self.train_steps + self.val_steps)
+        return epoch * self.train_steps + min(number, self.train_steps)
+
+    def unit(self, index: int, rank: int, num_workers: int) -> tuple[Step, Clips, int]:
+        """What one worker sees in a step.
+
+        Returns:
+            the step; indices of its clips, int64 [ceil(batch_size / num_workers)], PADDING where there is none; and
+            their view number (TEST_VIEW outside training).
+        """
+        step = self.step(index)
+        order = {"weigh": self.weigh, "val": self.val}.get(step.phase)
+        view = TEST_VIEW
+        if order is None:
+            order = _epoch_order(self, step.epoch)
+            view = step.epoch % self.distinct_views if self.distinct_views else step.epoch
+        batch = order[step.number * self.batch_size : (step.number + 1) * self.batch_size]
+        share = _ceil(self.batch_size, num_workers)
+        clips = np.full(share, PADDING, dtype=np.int64)
+        mine = batch[rank * share : (rank + 1) * share]
+        clips[: len(mine)] = mine
+        return step, clips, view
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(plan: Plan, epoch: int) -> Clips:
+    return np.random.default_rng([plan.seed, epoch]).permutation(plan.train)
+
+
+def hold_out(clip_ids: list[str], share: float, seed: int) -> tuple[Clips, Clips]:
+    """Divide the train split into what teachers learn on and what they are weighed on.
+
+    By a hash of the clip's id, so that a clip's part does not change when others are added.
+
+    Returns:
+        teach, weigh: indices into `clip_ids`; weigh has about `share` of them.
+    """
+    held = np.array([_unit_interval(f"{seed}/{clip_id}") < share for clip_id in clip_ids], dtype=bool)
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def _unit_interval(text: str) -> float:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)

@@ -1,0 +1,90 @@
+"""What a person sees while a training runs: one line that is always current."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmkd.runs import read_metrics
+
+
+def say(text: str) -> None:
+    """A line for people; goes to standard error, so that standard output ends with the result."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def follow(run: Path, label: str, epochs: int, steps: int, every: float) -> Iterator[None]:
+    """Show the progress that metrics.jsonl tells of, while the block runs.
+
+    On a terminal the line is written over; elsewhere it is printed every `every` seconds. The end of each epoch keeps
+    a line of its own.
+    """
+    stop = threading.Event()
+    thread = threading.Thread(target=_watch, args=(run, label, epochs, steps, every, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _watch(run: Path, label: str, epochs: int, steps: int, every: float, stop: threading.Event) -> None:
+    terminal = sys.stderr.isatty()
+    began, printed, shown = time.monotonic(), 0.0, len(read_metrics(run))
+    waiting = True
+    while True:
+        last = stop.wait(0.5 if terminal else min(every, 1.0))
+        rows = read_metrics(run)
+        fresh, shown = rows[min(shown, len(rows)) :], len(rows)
+        for row in fresh:
+            waiting = False
+            if row["kind"] == "epoch":
+                _write(epoch_line(row, label, epochs), over=False, terminal=terminal)
+        current = fresh[-1] if fresh and fresh[-1]["kind"] == "train" else None
+        now = time.monotonic()
+        due = terminal or now - printed >= every
+        if current and due:
+            _write(train_line(current, label, epochs, steps), over=True, terminal=terminal)
+            printed = now
+        elif waiting and due and not last and now - began > 1:
+            text = f"{label}: starting workers, readers and teachers ({now - began:.0f} s)"
+            _write(text, over=True, terminal=terminal)
+            printed = now
+        if last:
+            if terminal:
+                _write("", over=True, terminal=True)
+            return
+
+
+def train_line(row: dict[str, Any], label: str, epochs: int, steps: int) -> str:
+    """Epoch, step, loss, rates, wait share and time left of a row of metrics.jsonl."""
+    taught = f", teachers {row['teacher_clips_per_second']:.0f} clips/s" if row["teacher_clips_per_second"] else ""
+    return (
+        f"{label}: epoch {row['epoch']}/{epochs}, step {row['step']}/{steps}, loss {row['loss']:.3f}, "
+        f"{row['clips_per_second']:.0f} clips/s{taught}, waited for data {100 * row['wait_share']:.0f} %, "
+        f"{_duration(row['seconds_left'])} left"
+    )
+
+
+def epoch_line(row: dict[str, Any], label: str, epochs: int) -> str:
+    """Validation accuracies of an epoch."""
+    accuracies = ", ".join(f"{head} {100 * metrics['accuracy']:.1f} %" for head, metrics in row["val"].items())
+    return f"{label}: epoch {row['epoch']}/{epochs} done in {_duration(row['seconds'])}, val {accuracies}"
+
+
+def _write(text: str, over: bool, terminal: bool) -> None:
+    if not terminal:
+        print(text, file=sys.stderr, flush=True)
+        return
+    sys.stderr.write("\r\033[K" + text + ("" if over else "\n"))
+    sys.stderr.flush()
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

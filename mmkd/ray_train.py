@@ -1,0 +1,103 @@
+"""Ray Train: starts the workers, feeds each its blocks of the plan, and starts them again when one dies."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmkd.pipeline import Work, build_dataset, configure_context
+from mmkd.reader import Block
+from mmkd.runs import write_json
+from mmkd.worker import run_worker, start_position
+
+
+def train_on_ray(work: Work, run: Path, facts: dict[str, Any], threads: int) -> None:
+    """Carry out the plan on the cluster with `threads` a worker; returns when it is done.
+
+    Raises:
+        ValueError: what the plan is made of was refused by the workers (teachers, data); the message says what.
+    """
+    import ray.data
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    resources, failure = work.settings.resources, run / "failure.json"
+    failure.unlink(missing_ok=True)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"work": work, "run": str(run), "facts": facts, "threads": threads},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=resources.use_gpu,
+            resources_per_worker={"CPU": resources.cpus_per_worker, **({"GPU": 1} if resources.use_gpu else {})},
+            accelerator_type=resources.accelerator_type or None,
+        ),
+        run_config=ray.train.RunConfig(
+            name="checkpoints",
+            storage_path=str(run),
+            failure_config=ray.train.FailureConfig(max_failures=work.settings.run.max_restarts),
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=work.settings.run.keep_checkpoints, checkpoint_score_attribute="score"
+            ),
+        ),
+        datasets={"plan": _placeholder},
+        dataset_config=_plan_config(work, run),
+    )
+    trainer.fit()
+    if failure.is_file():
+        raise ValueError(json.loads(failure.read_text())["error"])
+
+
+def _placeholder() -> Any:
+    import ray.data
+
+    return ray.data.range(1)
+
+
+def _plan_config(work: Work, run: Path) -> Any:
+    from ray.train import DataConfig
+
+    class PlanDataConfig(DataConfig):
+        """Builds the rest of the plan for the world size at hand, each time the workers start.
+
+        Ray makes datasets in the controller, which knows neither world size nor checkpoint; this is called when rank 0
+        asks for its shard, after it wrote the position of the checkpoint that it loaded.
+        """
+
+        def configure(self, datasets: Any, world_size: int, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+            configure_context(work.settings)
+            dataset = build_dataset(work, start_position(run), world_size)
+            dataset.set_name("mmkd")
+            return [{"plan": part} for part in dataset.streaming_split(world_size, equal=True, locality_hints=None)]
+
+    return PlanDataConfig()
+
+
+def _worker(config: dict[str, Any]) -> None:
+    import ray.train
+    from ray.train.torch import get_device, prepare_model
+
+    work, run = config["work"], Path(config["run"])
+    torch.set_num_threads(config["threads"])
+
+    def wrap(model: nn.Module) -> nn.Module:
+        return prepare_model(model)
+
+    def blocks(position: int) -> Iterable[Block]:
+        shard = ray.train.get_dataset_shard("plan")
+        prefetch = work.settings.resources.prefetch
+        return shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=prefetch)
+
+    def keep(folder: Path | None, name: str, metrics: dict[str, Any]) -> None:
+        checkpoint = ray.train.Checkpoint.from_directory(folder) if folder else None
+        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)
+
+    try:
+        run_worker(work, run, config["facts"], get_device(), wrap, blocks, keep)
+    except (ValueError, FloatingPointError) as error:
+        # Starting again would end the same way: leave the reason where the driver finds it, and stop.
+        if ray.train.get_context().get_world_rank() == 0:
+            write_json(run / "failure.json", {"error": str(error)})

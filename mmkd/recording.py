@@ -1,0 +1,88 @@
+"""What a training writes into its run folder: metrics.jsonl, TensorBoard files, rejects, checkpoints, the best model."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mmkd.checkpoint import write_checkpoint
+from mmkd.models import save_model
+from mmkd.runs import write_json
+from mmkd.shards import Manifest
+from mmkd.teachers import Competence
+from mmkd.training import Fit
+from mmkd.workers import rank
+
+Keep = Callable[[Path | None, str, dict[str, Any]], None]
+"""Called by every worker at the end of an epoch with (folder that holds the new checkpoint, its name, metrics); only
+rank 0 has a folder."""
+
+
+class FolderRecorder:
+    """Writes on rank 0; the other workers only take part in keeping checkpoints."""
+
+    def __init__(self, run: Path, manifests: dict[str, Manifest], facts: dict[str, Any], keep: Keep):
+        self.run, self.manifests, self.facts, self.keep = run, manifests, facts, keep
+        self.first = rank() == 0
+        if self.first:
+            from tensorboardX import SummaryWriter
+
+            self.board = SummaryWriter(str(run / "tensorboard"))
+
+    def train(self, row: dict[str, Any]) -> None:
+        if self.first:
+            self._append("metrics.jsonl", {"kind": "train", **row})
+            for name in ("loss", "kd", "ce", "lr", "clips_per_second", "wait_share"):
+                self.board.add_scalar(f"train/{name}", row[name], row["step"])
+
+    def competence(self, competence: Competence) -> None:
+        if self.first:
+            write_json(self.run / "competence.json", competence.as_dict())
+
+    def broken(self, clips: list[tuple[str, int, str]]) -> None:
+        if self.first and clips:
+            path = self.run / "rejects.jsonl"
+            known = set(path.read_text().splitlines()) if path.is_file() else set()
+            for split, clip, reason in clips:
+                row = {"split": split, "clip_id": self.manifests[split].clip_ids[clip], "reason": reason}
+                if json.dumps(row) not in known:
+                    self._append("rejects.jsonl", row)
+
+    def epoch(self, row: dict[str, Any], fit: Fit, is_best: bool) -> None:
+        name = f"checkpoint_{row['position']:09d}"
+        if not self.first:
+            self.keep(None, name, {"score": row["score"]})
+            return
+        if is_best:
+            save_model(fit.model, self.run / "best", {**self.facts, "epoch": row["epoch"], "val": row["val"]})
+        self._append("metrics.jsonl", {"kind": "epoch", **row})
+        for head, metrics in row["val"].items():
+            for key in ("accuracy", "ece", "nll"):
+                self.board.add_scalar(f"val/{head}_{key}", metrics[key], row["epoch"])
+        self.board.flush()
+        with tempfile.TemporaryDirectory(prefix="mmkd-checkpoint-") as folder:
+            write_checkpoint(Path(folder), fit.model, fit.optimizer, fit.state())
+            self.keep(Path(folder), name, {"score": row["score"]})
+
+    def _append(self, name: str, row: dict[str, Any]) -> None:
+        with open(self.run / name, "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def keep_in_folder(checkpoints: Path, number: int) -> Keep:
+    """Keep the newest `number` checkpoints and the best one in a folder, without Ray."""
+
+    def keep(folder: Path | None, name: str, metrics: dict[str, Any]) -> None:
+        assert folder is not None
+        write_json(folder / "metrics.json", metrics)
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(folder, checkpoints / name, dirs_exist_ok=True)
+        kept = sorted(checkpoints.glob("checkpoint_*"))
+        best = max(kept, key=lambda path: json.loads((path / "metrics.json").read_text())["score"])
+        for path in kept[:-number]:
+            if path != best:
+                shutil.rmtree(path)
+
+    return keep

@@ -1,0 +1,136 @@
+"""Run folders: what a run leaves behind, how it is resumed, and what keeps two jobs out of one."""
+
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmkd.config import Settings, SettingsError
+
+FREE_TO_CHANGE = (
+    "run.home",
+    "run.progress_seconds",
+    "run.max_restarts",
+    "run.ray_logs",
+    "run.keep_checkpoints",
+    "resources.",
+    "teachers.actors",
+    "teachers.num_",
+    "teachers.accelerator_type",
+    "teachers.threads",
+    "teachers.retrain",
+    "data.max_broken_share",
+    "source.",
+    "pack.",
+)
+"""Settings that a resumed run may have otherwise: they decide how it is carried out, not what comes out."""
+
+
+class RunFolder:
+    """A run's folder, locked for this process while the object is in a `with` block."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock: Any = None
+
+    def __enter__(self) -> "RunFolder":
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.path / ".lock", "a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.seek(0)
+            raise SettingsError(
+                f"run folder {self.path} is in use by {self._lock.read().strip() or 'another job'}; wait for it, or "
+                "choose another run.name."
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self._lock.flush()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def result(self) -> dict[str, Any] | None:
+        """The result of a finished run, else None."""
+        path = self.path / "result.json"
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def finish(self, result: dict[str, Any]) -> None:
+        write_json(self.path / "result.json", result)
+
+    def claim(self, settings: Settings, identity: dict[str, Any]) -> None:
+        """Save the settings and what the run is made of, or refuse to go on with others.
+
+        Args:
+            identity: hashes of the data and the teachers.
+
+        Raises:
+            SettingsError: the folder holds a run with other settings, data or teachers; each difference is named.
+        """
+        config, known = self.path / "config.yaml", self.path / "identity.json"
+        if config.is_file() and known.is_file():
+            before = Settings.model_validate(yaml.safe_load(config.read_text())).model_dump(mode="json")
+            changed = [
+                f"{name} was {old!r} and is {new!r}"
+                for name, old, new in _differences(before, settings.model_dump(mode="json"))
+                if not name.startswith(FREE_TO_CHANGE)
+            ]
+            changed += [
+                f"{name} was {old!r} and is {new!r}"
+                for name, old, new in _differences(json.loads(known.read_text()), identity)
+            ]
+            if changed:
+                raise SettingsError(
+                    f"run folder {self.path} holds a run with other settings: {'; '.join(changed)}. Use those to "
+                    "resume it, or another run.name."
+                )
+        settings.save(config)
+        write_json(known, identity)
+
+    def cut_metrics(self, position: int) -> None:
+        """Drop what was recorded beyond a position of the plan, so that a reader sees each step once."""
+        path = self.path / "metrics.jsonl"
+        rows = [row for row in read_metrics(self.path) if row["position"] <= position]
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        partial.replace(path)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl; a half-written last line is left out."""
+    path = folder / "metrics.jsonl"
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(path)
+
+
+def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    found = []
+    for key in [*a, *(key for key in b if key not in a)]:
+        old, new = a.get(key), b.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append((f"{prefix}{key}", old, new))
+    return found

@@ -1,0 +1,225 @@
+"""Shards: a data set as a folder of `dataset.json` and SPLIT/*.parquet, one row a clip (docs/data.md)."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+SCHEMA_VERSION = 1
+NO_LABEL = -1
+
+BOX = pa.struct(
+    [(name, pa.float32()) for name in ("x1", "y1", "x2", "y2", "score")]
+    + [(name, pa.int8()) for name in ("category", "side", "state")]
+)
+COLUMNS_OF = {"rgb": ["rgb"], "flow": ["flow"], "audio": ["audio"], "boxes": ["boxes"]}
+
+
+def schema(heads: Sequence[str]) -> pa.Schema:
+    """Columns of a shard; a missing modality is null, an unknown label too."""
+    return pa.schema(
+        [
+            pa.field("clip_id", pa.string(), nullable=False),
+            ("rgb", pa.list_(pa.binary())),
+            ("flow", pa.list_(pa.binary())),
+            ("audio", pa.binary()),
+            ("boxes", pa.list_(pa.list_(BOX))),
+            pa.field("num_frames", pa.int32(), nullable=False),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("labels", pa.struct([(head, pa.int32()) for head in heads])),
+            ("fps", pa.float32()),
+            ("start", pa.float32()),
+            ("stop", pa.float32()),
+            ("meta", pa.map_(pa.string(), pa.string())),
+        ]
+    )
+
+
+@dataclass
+class Dataset:
+    """What dataset.json says.
+
+    Attributes:
+        heads: head name to class names.
+        modalities: those that at least some clips have.
+        splits: split name to {"clips": n, "shards": {file name: SHA-256 of its rows}}.
+        flow: bound, frame step and the frame size that the pixels refer to.
+        sample_rate: of the sound, samples per second.
+        made_by: source, its settings and the versions that made it.
+    """
+
+    heads: dict[str, list[str]]
+    modalities: list[str]
+    splits: dict[str, dict[str, Any]]
+    fps: float
+    flow: dict[str, Any] = field(default_factory=dict)
+    sample_rate: int = 0
+    made_by: dict[str, Any] = field(default_factory=dict)
+    version: int = SCHEMA_VERSION
+
+    def save(self, folder: Path) -> None:
+        partial = folder / "dataset.json.partial"
+        partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        partial.replace(folder / "dataset.json")
+
+    @property
+    def fingerprint(self) -> str:
+        """First 16 hex digits of a SHA-256 over the classes and the content of every shard."""
+        content = json.dumps([self.version, self.heads, self.splits], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def open_dataset(folder: str | os.PathLike[str]) -> Dataset:
+    """Read dataset.json.
+
+    Raises:
+        FileNotFoundError: the folder is no data set.
+        ValueError: it was written by a newer mmkd or is damaged.
+    """
+    path = Path(folder) / "dataset.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} is not a data set: it has no dataset.json. Make one with rayjobs/pack.py, or set data.folder."
+        )
+    try:
+        content = json.loads(path.read_text())
+        if content["version"] > SCHEMA_VERSION:
+            raise ValueError(f"{path} has version {content['version']}, newer than this mmkd: update mmkd.")
+        return Dataset(**content)
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged: {error!r}; pack the data set again.") from error
+
+
+@dataclass
+class Manifest:
+    """The light columns of one split, and where each clip's row lies.
+
+    Attributes:
+        clip_ids: [clips], in shard order.
+        num_frames: int32 [clips].
+        labels: head to int64 [clips], NO_LABEL where unknown.
+        file, group, row: int32 [clips]: shard, row group in it, row in that.
+    """
+
+    folder: str
+    files: list[str]
+    clip_ids: list[str]
+    num_frames: NDArray[np.int32]
+    labels: dict[str, NDArray[np.int64]]
+    file: NDArray[np.int32]
+    group: NDArray[np.int32]
+    row: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
+
+def read_manifest(folder: str | os.PathLike[str], split: str, limit: int = 0) -> Manifest:
+    """Read the manifest of a split; `limit` > 0 keeps the first clips only.
+
+    Raises:
+        ValueError: there is no such split, it is empty, a shard is missing or damaged, or a clip_id occurs twice.
+    """
+    dataset = open_dataset(folder)
+    if split not in dataset.splits:
+        raise ValueError(f"{folder} has no split {split!r}; it has {', '.join(sorted(dataset.splits))}.")
+    files = sorted(dataset.splits[split]["shards"])
+    clip_ids: list[str] = []
+    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in ("num_frames", "file", "group", "row")}
+    labels: dict[str, list[NDArray[np.int64]]] = {head: [] for head in dataset.heads}
+    for number, name in enumerate(files):
+        shard = _open_shard(str(_inside(Path(folder) / split, name)))
+        table = shard.read(["clip_id", "num_frames", "labels"], use_threads=False)
+        clip_ids += table["clip_id"].to_pylist()
+        parts["num_frames"].append(table["num_frames"].to_numpy())
+        known = table["labels"].combine_chunks()
+        for head in labels:
+            column = known.field(head) if isinstance(known, pa.StructArray) else known.chunk(0).field(head)
+            labels[head].append(column.fill_null(NO_LABEL).to_numpy(zero_copy_only=False).astype(np.int64))
+        sizes = [shard.metadata.row_group(i).num_rows for i in range(shard.metadata.num_row_groups)]
+        parts["file"].append(np.full(table.num_rows, number, np.int32))
+        parts["group"].append(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
+        parts["row"].append(np.concatenate([np.arange(size, dtype=np.int32) for size in sizes]))
+    if not clip_ids:
+        raise ValueError(f"split {split!r} of {folder} is empty.")
+    if len(set(clip_ids)) < len(clip_ids):
+        twice = next(clip_id for clip_id in clip_ids if clip_ids.count(clip_id) > 1)
+        raise ValueError(f"split {split!r} of {folder} holds clip_id {twice!r} more than once; pack it again.")
+    keep = limit or None
+    columns = {name: np.concatenate(arrays)[:keep] for name, arrays in parts.items()}
+    return Manifest(
+        str(Path(folder) / split),
+        files,
+        clip_ids[:keep],
+        labels={head: np.concatenate(arrays)[:keep] for head, arrays in labels.items()},
+        **columns,
+    )
+
+
+def read_rows(manifest: Manifest, clips: Iterable[int], modalities: Sequence[str]) -> Iterable[dict[str, Any] | OSError]:
+    """Rows of the given clips with only the columns that the modalities need; an error instead of a row that cannot
+    be read."""
+    columns = ["clip_id", "fps", "width", "height", *(column for modality in modalities for column in COLUMNS_OF[modality])]
+    for clip in clips:
+        path = str(_inside(Path(manifest.folder), manifest.files[manifest.file[clip]]))
+        try:
+            shard = _open_shard(path)
+            group = shard.read_row_group(int(manifest.group[clip]), columns=columns, use_threads=False)
+            row = group.slice(int(manifest.row[clip]), 1).to_pylist()[0]
+            if row["clip_id"] != manifest.clip_ids[clip]:
+                raise OSError(f"{path} holds clip {row['clip_id']!r} where {manifest.clip_ids[clip]!r} was packed")
+        except (OSError, pa.ArrowException, IndexError) as error:
+            _open_shard.cache_clear()
+            yield error if isinstance(error, OSError) else OSError(str(error))
+        else:
+            yield row
+
+
+def write_shard(path: Path, rows: list[dict[str, Any]], heads: Sequence[str], row_group: int) -> str:
+    """Write rows to a Parquet file, whole or not at all, and return the SHA-256 of their content.
+
+    JPEG and FLAC do not shrink further, so nothing is compressed; row groups are small because training reads clips in
+    random order.
+    """
+    table = pa.Table.from_pylist(rows, schema=schema(heads))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    pq.write_table(
+        table, partial, row_group_size=row_group, compression="none", use_dictionary=False, write_statistics=False
+    )
+    partial.replace(path)
+    return hash_rows(rows)
+
+
+def hash_rows(rows: list[dict[str, Any]]) -> str:
+    """SHA-256 of the content of rows, whatever the Parquet version that holds them."""
+    digest = hashlib.sha256()
+    for row in rows:
+        for key in sorted(row):
+            digest.update(key.encode())
+            value = row[key]
+            for part in value if key in ("rgb", "flow") and value is not None else [value]:
+                digest.update(part if isinstance(part, bytes) else repr(part).encode())
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _open_shard(path: str) -> pq.ParquetFile:
+    return pq.ParquetFile(path, memory_map=True)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """Refuse a file name from dataset.json that would leave the folder."""
+    if Path(name).name != name:
+        raise ValueError(f"dataset.json in {folder.parent} names the shard {name!r}, which is not a plain file name.")
+    return folder / name
