@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import numpy as np
-
 from mmkd.config import Network, Settings
 from mmkd.plan import Plan
 from mmkd.reader import Block, read_plan_unit
@@ -123,20 +121,17 @@ def configure_context(settings: Settings) -> None:
 def build_dataset(work: Work, start: int, num_workers: int) -> Any:
     """The rest of the plan from step `start` as a lazy Ray dataset, one block a unit."""
     import ray.data
-    from ray.data import ActorPoolStrategy, TaskPoolStrategy
+    from ray.data import ActorPoolStrategy
+
+    from mmkd.units import PlanUnits
 
     resources, teachers = work.settings.resources, work.settings.teachers
     units = range(start * num_workers, work.plan.num_steps * num_workers)
-
-    def read_block(batch: dict[str, np.ndarray]) -> Block:
-        (offset,) = batch["id"].tolist()
-        return read(work, units[offset], num_workers)
-
-    dataset = ray.data.range(len(units), override_num_blocks=len(units)).map_batches(
-        read_block,
-        batch_size=None,
+    dataset = ray.data.read_datasource(
+        PlanUnits(work, units, num_workers),
+        override_num_blocks=len(units),
+        concurrency=resources.readers,
         num_cpus=resources.cpus_per_reader,
-        compute=TaskPoolStrategy(size=resources.readers),
     )
     if work.teachers:
         extra = {"accelerator_type": teachers.accelerator_type} if teachers.accelerator_type else {}

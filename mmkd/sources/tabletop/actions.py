@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from mmkd.sources.tabletop.objects import Instance
+from mmkd.sources.tabletop.paths import Key, Script, script_of, smooth_noise, support, turned, vec, window
 
-VERBS = ("push left", "push right", "push away", "pull closer", "lift", "put down", "drop", "tip over", "shake", "pretend to take")
+VERBS = (
+    "push left",
+    "push right",
+    "push away",
+    "pull closer",
+    "lift",
+    "put down",
+    "drop",
+    "tip over",
+    "shake",
+    "pretend to take",
+)
 _PUSHES = {"push left": (-1.0, 0.0), "push right": (1.0, 0.0), "push away": (0.0, 1.0), "pull closer": (0.0, -1.0)}
 _HELD_FIRST = ("put down", "drop", "shake")
 _FRONT = 0.65  # from the palm's centre to the knuckles of a curled hand: the collider's front
 _THICK = 0.18
-
-
-@dataclass
-class Script:
-    """What happens in a clip of n physics steps. Decimetres, degrees, seconds.
-
-    start: the object's centre [3]; position, hpr [n, 3], curl [n]: the hand;
-    grip: steps in which the object follows the hand; contact: those in which the hand pushes things;
-    tilt: the held object's extra turn about tilt_axis, radians [n];
-    goal: direction of a push, [2]; area: ground points that distractors keep clear of, [m, 2].
-    """
-
-    verb: str
-    side: int
-    start: np.ndarray
-    yaw: float
-    position: np.ndarray
-    hpr: np.ndarray
-    curl: np.ndarray
-    grip: tuple[int, int] = (0, 0)
-    contact: tuple[int, int] = (0, 0)
-    tilt: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    tilt_axis: tuple[float, float, float] = (0.0, 1.0, 0.0)
-    goal: np.ndarray = field(default_factory=lambda: np.zeros(2))
-    area: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
 
 
 @dataclass
@@ -92,99 +79,47 @@ def agrees(script: Script, thing: Instance, outcome: Outcome) -> bool:
     return bool(np.linalg.norm(moved) < 0.05 and outcome.max_tilt < 5)
 
 
-def smooth_noise(rng: np.random.Generator, steps: int, duration: float, size: float, max_hz: float, dims: int) -> np.ndarray:
-    """Sums of slow sines, of standard deviation about `size`: [steps, dims]."""
-    time = np.linspace(0, duration, steps)[:, None, None]
-    hz = rng.uniform(0.15, max_hz, (1, dims, 4))
-    phase = rng.uniform(0, 2 * np.pi, (1, dims, 4))
-    scale = rng.normal(0, 1, (1, dims, 4)) / np.sqrt(1 + hz)
-    return (size / np.sqrt(2.0)) * (scale * np.sin(2 * np.pi * hz * time + phase)).sum(-1)
-
-
-Key = tuple[float, np.ndarray, np.ndarray, float]
-
-
-def _follow(keys: list[Key], steps: int, duration: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Minimum-jerk moves between (seconds, position, hpr, curl): [steps, 3], [steps, 3], [steps]."""
-    time = np.arange(steps) * duration / steps
-    marks = np.array([key[0] for key in keys])
-    values = np.stack([np.concatenate([key[1], key[2], [key[3]]]) for key in keys])
-    segment = np.clip(np.searchsorted(marks, time, side="right") - 1, 0, len(keys) - 2)
-    span = np.maximum(marks[segment + 1] - marks[segment], 1e-6)
-    share = np.clip((time - marks[segment]) / span, 0, 1)[:, None]
-    ease = share**3 * (10 - 15 * share + 6 * share**2)
-    path = values[segment] * (1 - ease) + values[segment + 1] * ease
-    return path[:, :3], path[:, 3:6], path[:, 6]
-
-
-def _vec(*values: float) -> np.ndarray:
-    return np.array(values, np.float64)
-
-
 def _rest(side: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Where the hand comes from: low in the frame or just below it."""
-    position = _vec(side * rng.uniform(0.2, 2.0), rng.uniform(-2.9, -2.1), rng.uniform(0.6, 1.6))
-    return position, _vec(side * rng.uniform(-5, 30), rng.uniform(-20, 10), side * rng.uniform(0, 70))
-
-
-def _pick(keys: list[Key], steps: int, duration: float, **rest: object) -> Script:
-    position, hpr, curl = _follow(keys, steps, duration)
-    return Script(position=position, hpr=hpr, curl=curl, **rest)  # type: ignore[arg-type]
-
-
-def _window(first: float, last: float, steps: int, duration: float) -> tuple[int, int]:
-    return int(first * steps / duration), int(last * steps / duration)
+    position = vec(side * rng.uniform(0.2, 2.0), rng.uniform(-2.9, -2.1), rng.uniform(0.6, 1.6))
+    return position, vec(side * rng.uniform(-5, 30), rng.uniform(-20, 10), side * rng.uniform(0, 70))
 
 
 def _ground(rng: np.random.Generator) -> np.ndarray:
-    return _vec(rng.uniform(-0.85, 0.85), rng.uniform(-0.6, 0.8))
-
-
-def _support(thing: Instance, yaw: float, direction: np.ndarray) -> float:
-    """How far the object reaches from its centre along a ground direction."""
-    if thing.noun not in ("book", "box"):
-        return thing.radius
-    cos, sin = np.cos(np.radians(yaw)), np.sin(np.radians(yaw))
-    local = _vec(cos * direction[0] + sin * direction[1], -sin * direction[0] + cos * direction[1])
-    return float(abs(local[0]) * thing.size[0] + abs(local[1]) * thing.size[1]) / 2
-
-
-def _turned(direction: np.ndarray, degrees: float) -> np.ndarray:
-    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    return _vec(cos * direction[0] - sin * direction[1], sin * direction[0] + cos * direction[1])
+    return vec(rng.uniform(-0.85, 0.85), rng.uniform(-0.6, 0.8))
 
 
 def _push(verb: str, thing: Instance, side: int, steps: int, duration: float, rng: np.random.Generator) -> Script:
-    nominal = _vec(*_PUSHES[verb])
+    nominal = vec(*_PUSHES[verb])
     veer = rng.uniform(-22, 22)
-    goal = _turned(nominal, veer)
+    goal = turned(nominal, veer)
     travel = rng.uniform(0.9, 1.7)
     ground = _ground(rng) - 0.4 * travel * goal
     yaw = rng.uniform(0, 360) if thing.noun not in ("book", "box") else rng.choice([0.0, 90.0]) + rng.uniform(-20, 20)
     direction = np.append(goal, 0.0)
-    reach = _support(thing, yaw, goal)
+    reach = support(thing, yaw, goal)
     if verb in ("push left", "push right"):
-        hpr = _vec(veer + rng.uniform(-12, 12), rng.uniform(-25, 0), side * 90 + rng.uniform(-15, 15))
-        contact = np.append(ground - goal * (reach + _THICK), 0.52) - _vec(0, 0.2, 0)
-        curl = rng.uniform(0.0, 0.3)
+        hpr = vec(veer + rng.uniform(-12, 12), rng.uniform(-25, 0), side * 90 + rng.uniform(-30, 20))
+        contact = np.append(ground - goal * (reach + _THICK), 0.52) - vec(0, 0.2, 0)
+        curl = rng.uniform(0.0, 0.6)
     elif verb == "push away":
-        hpr = _vec(veer, rng.uniform(-12, 5), side * rng.uniform(0, 90))
+        hpr = vec(veer, rng.uniform(-12, 5), side * rng.uniform(0, 90))
         contact = np.append(ground - goal * (reach + _FRONT), 0.5)
-        curl = rng.uniform(0.6, 1.0)
+        curl = rng.uniform(0.3, 1.0)
     else:
-        hpr = _vec(veer, rng.uniform(-85, -65), side * rng.uniform(-15, 25))
+        hpr = vec(veer, rng.uniform(-85, -65), side * rng.uniform(-15, 25))
         contact = np.append(ground - goal * (reach + _THICK + 0.05), 0.72)
-        curl = rng.uniform(0.0, 0.35)
+        curl = rng.uniform(0.0, 0.5)
     # A hand that must get to the object's far side goes over it, not through it.
     crossing = verb == "pull closer" or (goal[0] * side > 0.7)
     over = max(thing.height - contact[2], 0.0) + 0.75 if crossing else rng.uniform(0.15, 0.6)
-    before = contact - direction * rng.uniform(0.15, 0.5) + _vec(0, 0, over)
+    before = contact - direction * rng.uniform(0.15, 0.5) + vec(0, 0, over)
     near = contact - direction * 0.08
     end = contact + direction * travel
-    off = end - direction * rng.uniform(0.2, 0.5) + _vec(0, 0, rng.uniform(0.0, 0.5) + (over if crossing else 0))
+    off = end - direction * rng.uniform(0.2, 0.5) + vec(0, 0, rng.uniform(0.0, 0.5) + (over if crossing else 0))
     away, away_hpr = _rest(side, rng)
     leave = rng.random() < 0.5
-    onset, approach, act = rng.uniform(0.0, 0.3), rng.uniform(0.3, 0.5), rng.uniform(0.45, 0.8)
+    onset, approach, act = rng.uniform(0.0, 0.4), rng.uniform(0.3, 0.5), rng.uniform(0.45, 0.8)
     start, start_hpr = _rest(side, rng)
     t1 = onset + approach
     t2 = t1 + (rng.uniform(0.2, 0.3) if crossing else rng.uniform(0.1, 0.2))
@@ -199,26 +134,37 @@ def _push(verb: str, thing: Instance, side: int, steps: int, duration: float, rn
     ]
     area = np.stack([ground + goal * d for d in (-1.0, -0.5, 0.0, 0.5, travel, travel + 0.3)])
     centre = np.append(ground, thing.half_height)
-    return _pick(keys, steps, duration, verb=verb, side=side, start=centre, yaw=yaw, goal=goal, area=area, contact=_window(t2, t3 + 0.1, steps, duration))
+    return script_of(
+        keys,
+        steps,
+        duration,
+        verb=verb,
+        side=side,
+        start=centre,
+        yaw=yaw,
+        goal=goal,
+        area=area,
+        contact=window(t2, t3 + 0.1, steps, duration),
+    )
 
 
 def _tip(thing: Instance, steps: int, duration: float, rng: np.random.Generator) -> Script:
     angle = rng.choice([90.0, -90.0, 0.0]) + rng.uniform(-25, 25)
-    goal = _turned(_vec(0.0, 1.0), angle)
+    goal = turned(vec(0.0, 1.0), angle)
     side = 1 if rng.random() < (0.9 if angle > 45 else 0.1 if angle < -45 else 0.75) else -1
     ground = _ground(rng) - 0.4 * goal
     yaw = angle + rng.uniform(-20, 20) if thing.noun in ("book", "box") else rng.uniform(0, 360)
     direction = np.append(goal, 0.0)
-    hpr = _vec(angle + rng.uniform(-15, 15), rng.uniform(-10, 5), side * rng.uniform(-20, 20))
-    contact = np.append(ground - goal * (_support(thing, yaw, goal) + _FRONT), thing.height * rng.uniform(0.82, 0.92))
+    hpr = vec(angle + rng.uniform(-15, 15), rng.uniform(-10, 5), side * rng.uniform(-20, 20))
+    contact = np.append(ground - goal * (support(thing, yaw, goal) + _FRONT), thing.height * rng.uniform(0.82, 0.92))
     travel = thing.height * rng.uniform(0.55, 0.8) + 0.2
     onset, approach, act = rng.uniform(0.0, 0.35), rng.uniform(0.3, 0.5), rng.uniform(0.3, 0.55)
     start, start_hpr = _rest(side, rng)
     away, away_hpr = _rest(side, rng)
     leave = rng.random() < 0.5
     curl = rng.uniform(0.3, 0.9)
-    end = contact + direction * travel + _vec(0, 0, -0.1 * thing.height)
-    off = end - direction * rng.uniform(0.3, 0.6) + _vec(0, 0, rng.uniform(0.1, 0.5))
+    end = contact + direction * travel + vec(0, 0, -0.1 * thing.height)
+    off = end - direction * rng.uniform(0.3, 0.6) + vec(0, 0, rng.uniform(0.1, 0.5))
     t1 = onset + approach
     t2 = t1 + rng.uniform(0.1, 0.2)
     t3 = t2 + act
@@ -232,22 +178,37 @@ def _tip(thing: Instance, steps: int, duration: float, rng: np.random.Generator)
     ]
     area = np.stack([ground + goal * d for d in (-1.0, -0.5, 0.0, 0.7, 1.4, 1.8)])
     centre = np.append(ground, thing.half_height)
-    return _pick(keys, steps, duration, verb="tip over", side=side, start=centre, yaw=yaw, goal=goal, area=area, contact=_window(t2, t3 + 0.1, steps, duration))
+    return script_of(
+        keys,
+        steps,
+        duration,
+        verb="tip over",
+        side=side,
+        start=centre,
+        yaw=yaw,
+        goal=goal,
+        area=area,
+        contact=window(t2, t3 + 0.1, steps, duration),
+    )
 
 
 def _grasp(thing: Instance, side: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float]:
     """The palm's offset from the object's centre, its turn, and the curl of a grip."""
     low = thing.height < 0.7
     if low or rng.random() < 0.4:
-        offset = _vec(side * rng.uniform(-0.1, 0.4), -0.35 - 0.3 * thing.radius, thing.half_height + 0.2)
-        return offset, _vec(side * rng.uniform(-5, 30), rng.uniform(-55, -30), side * rng.uniform(0, 35)), 0.45
-    offset = _vec(side * (thing.radius + 0.18), -0.3 + rng.uniform(-0.1, 0.15), max(rng.uniform(-0.1, 0.25) * thing.height, 0.48 - thing.half_height))
-    return offset, _vec(side * rng.uniform(0, 25), rng.uniform(-25, 0), side * rng.uniform(65, 95)), 0.55
+        offset = vec(side * rng.uniform(-0.1, 0.4), -0.35 - 0.3 * thing.radius, thing.half_height + 0.2)
+        return offset, vec(side * rng.uniform(-5, 30), rng.uniform(-55, -30), side * rng.uniform(0, 35)), 0.45
+    offset = vec(
+        side * (thing.radius + 0.18),
+        -0.3 + rng.uniform(-0.1, 0.15),
+        max(rng.uniform(-0.1, 0.25) * thing.height, 0.48 - thing.half_height),
+    )
+    return offset, vec(side * rng.uniform(0, 25), rng.uniform(-25, 0), side * rng.uniform(65, 95)), 0.55
 
 
 def _handle(verb: str, thing: Instance, side: int, steps: int, duration: float, rng: np.random.Generator) -> Script:
     """lift, put down, drop, shake and pretend to take: all that grasp, or seem to."""
-    ground = _ground(rng) - _vec(0, 0.25)  # what is held high would leave the frame at the top
+    ground = _ground(rng) - vec(0, 0.25)  # what is held high would leave the frame at the top
     centre = np.append(ground, thing.half_height)
     offset, hpr, grip_curl = _grasp(thing, side, rng)
     height = rng.uniform(0.75, 1.35)
@@ -256,12 +217,12 @@ def _handle(verb: str, thing: Instance, side: int, steps: int, duration: float, 
     away, away_hpr = _rest(side, rng)
     leave = rng.random() < 0.5
     onset = rng.uniform(0.05, 0.4)
-    outward = offset * _vec(1, 1, 0.6) / np.linalg.norm(offset)
-    near = outward * rng.uniform(0.3, 0.6) + _vec(0, 0, 0.1)
+    outward = offset * vec(1, 1, 0.6) / np.linalg.norm(offset)
+    near = outward * rng.uniform(0.3, 0.6) + vec(0, 0, 0.1)
     first_grip, last_grip = 0.0, duration + 1
     tilt, axis = np.zeros(0), (0.0, 1.0, 0.0)
     palm = centre + offset
-    up = drift + _vec(0, 0, height)
+    up = drift + vec(0, 0, height)
     if verb == "lift":
         t1, close = onset + rng.uniform(0.3, 0.5), rng.uniform(0.12, 0.25)
         t2 = t1 + 0.15
@@ -277,7 +238,7 @@ def _handle(verb: str, thing: Instance, side: int, steps: int, duration: float, 
             (t4 + 1.0, palm + up, hpr, grip_curl),
         ]
     elif verb == "pretend to take":
-        gap = outward * rng.uniform(0.3, 0.55) + _vec(0, 0, 0.15)
+        gap = outward * rng.uniform(0.3, 0.55) + vec(0, 0, 0.15)
         t1 = onset + rng.uniform(0.35, 0.6)
         t2 = t1 + rng.uniform(0.12, 0.25)
         t3 = t2 + rng.uniform(0.4, 0.75)
@@ -296,7 +257,7 @@ def _handle(verb: str, thing: Instance, side: int, steps: int, duration: float, 
         last_grip = t1 + 0.06
         keys = [
             (onset, palm + up, hpr, grip_curl),
-            (t1, palm - _vec(0, 0, 0.015), hpr, grip_curl),
+            (t1, palm - vec(0, 0, 0.015), hpr, grip_curl),
             (t2, palm, hpr, 0.1),
             (t2 + 0.25, palm + near, hpr, 0.05),
             (t2 + 0.65, away if leave else palm + near, away_hpr if leave else hpr, 0.1),
@@ -315,7 +276,7 @@ def _handle(verb: str, thing: Instance, side: int, steps: int, duration: float, 
     else:
         centre = centre + up
         keys = [(0.0, palm + up, hpr, grip_curl), (duration, palm + up, hpr, grip_curl)]
-    script = _pick(keys, steps, duration, verb=verb, side=side, start=centre, yaw=rng.uniform(0, 360))
+    script = script_of(keys, steps, duration, verb=verb, side=side, start=centre, yaw=rng.uniform(0, 360))
     if thing.noun in ("book", "box"):
         script.yaw = float(rng.uniform(-30, 30))
     if verb == "shake":

@@ -8,7 +8,14 @@ import numpy as np
 
 from mmkd.sources.tabletop import meshes
 
-SKINS = ((0.98, 0.83, 0.72), (0.93, 0.74, 0.6), (0.83, 0.62, 0.47), (0.68, 0.47, 0.34), (0.5, 0.34, 0.25), (0.36, 0.24, 0.18))
+SKINS = (
+    (0.98, 0.83, 0.72),
+    (0.93, 0.74, 0.6),
+    (0.83, 0.62, 0.47),
+    (0.68, 0.47, 0.34),
+    (0.5, 0.34, 0.25),
+    (0.36, 0.24, 0.18),
+)
 _PALM = (0.8, 0.85, 0.26)
 _FINGERS = (-0.3, -0.1, 0.1, 0.3)
 _SEGMENTS = (0.36, 0.32)
@@ -34,7 +41,9 @@ class Hand:
         self._thumb = self._finger((-side * 0.38, -0.2, -0.06), side * 50.0, 0.12, 0.85)
         self.arm = parent.attachNewNode("arm")
         self.arm.attachNewNode(meshes.to_geom_node(meshes.capsule(0.23, 1.2, 8)))
-        self.sleeve = self.arm.attachNewNode(meshes.to_geom_node(meshes.moved(meshes.capsule(0.31, 5.0, 8), (0, 1.1, 0))))
+        self.sleeve = self.arm.attachNewNode(
+            meshes.to_geom_node(meshes.moved(meshes.capsule(0.31, 5.0, 8), (0, 1.1, 0)))
+        )
 
     def dress(self, skin: tuple[float, float, float], sleeve: tuple[float, float, float]) -> None:
         """Colours, each three shares of 1."""
@@ -70,7 +79,9 @@ class Hand:
             found.append(local @ matrix[:3, :3] + matrix[3, :3])
         return np.concatenate(found)
 
-    def _finger(self, base: tuple[float, float, float], heading: float, radius: float, length: float) -> tuple[Any, Any]:
+    def _finger(
+        self, base: tuple[float, float, float], heading: float, radius: float, length: float
+    ) -> tuple[Any, Any]:
         first = self.root.attachNewNode("finger")
         first.setPos(*base)
         first.setH(heading)

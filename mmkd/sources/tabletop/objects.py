@@ -69,7 +69,7 @@ class Instance:
         return self.height / 2
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def instance(noun: str, number: int, lying: bool = False) -> Instance:
     """The noun's instance of that number, the same for every seed; only a book can lie."""
     rng = _instance_rng(noun, number)
@@ -82,7 +82,7 @@ def instance(noun: str, number: int, lying: bool = False) -> Instance:
     return Instance(noun, number, lying, z, max(x, y) / 2, (x, y, z), material, mass, loose)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def geometry(noun: str, number: int, lying: bool = False) -> tuple[Any, np.ndarray]:
     """A textured NodePath to copy into a scene, centred on the body, and its vertices [n, 3]."""
     from panda3d import core
@@ -133,7 +133,7 @@ def _proportions(noun: str, rng: np.random.Generator) -> tuple[float, float, flo
 
 
 def _shape(thing: Instance) -> Mesh:
-    x, y, z = thing.size
+    _x, _y, z = thing.size
     radius, low, high = thing.radius, -thing.height / 2, thing.height / 2
     if thing.noun == "ball":
         angles = np.linspace(-np.pi / 2, np.pi / 2, 8)
@@ -159,11 +159,23 @@ def _shape(thing: Instance) -> Mesh:
         inner = [(radius * 0.93, high), (radius * 0.7, low + z * 0.45), (0, low + 0.1)]
         return meshes.lathe(outer + inner, 14)
     if thing.noun == "mug":
-        cup = meshes.lathe([(0, low), (radius, low), (radius, high), (radius * 0.88, high), (radius * 0.85, low + 0.1), (0, low + 0.1)], 12)
+        cup = meshes.lathe(
+            [
+                (0, low),
+                (radius, low),
+                (radius, high),
+                (radius * 0.88, high),
+                (radius * 0.85, low + 0.1),
+                (0, low + 0.1),
+            ],
+            12,
+        )
         return meshes.joined(cup, _handle(radius, z * 0.3, 0.32))
     body = [(0, low), (radius * 0.65, low), (radius, low + z * 0.35), (radius * 0.8, low + z * 0.68)]
     lid = [(radius * 0.3, low + z * 0.82), (radius * 0.1, low + z * 0.85), (radius * 0.16, high), (0, high)]
-    spout = meshes.tube([(-radius * 0.8, 0, -z * 0.1), (-radius * 1.3, 0, z * 0.08), (-radius * 1.65, 0, z * 0.4)], 0.17, taper=0.5)
+    spout = meshes.tube(
+        [(-radius * 0.8, 0, -z * 0.1), (-radius * 1.3, 0, z * 0.08), (-radius * 1.65, 0, z * 0.4)], 0.17, taper=0.5
+    )
     return meshes.joined(meshes.lathe(body + lid, 12), spout, _handle(radius * 0.85, z * 0.3, 0.38))
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mmkd.sources.tabletop.actions import Outcome, Script
+from mmkd.sources.tabletop.actions import Outcome
 from mmkd.sources.tabletop.objects import Instance, collision_shape
+from mmkd.sources.tabletop.paths import Script
 
 SUBSTEPS = 12
 """Physics steps a stored frame."""
@@ -105,7 +106,9 @@ def perform(script: Script, placements: list[Placement], duration: float) -> Rec
             node.setLinearVelocity(core.Vec3(*speed.tolist()))
             node.setAngularVelocity(axis * float(turns[now] if step >= 0 else 0.0))
         elif pushes and met and step <= reach[1]:
-            _keep_in_palm(node, np.array([*target.getPos()])[:2] - placements[0].centre[:2], script.goal, step == reach[1])
+            _keep_in_palm(
+                node, np.array([*target.getPos()])[:2] - placements[0].centre[:2], script.goal, step == reach[1]
+            )
         elif step > 0 and held[step - 1] and script.verb == "put down":
             node.setAngularVelocity(core.Vec3(0))
             node.setLinearVelocity(core.Vec3(0))
@@ -129,7 +132,14 @@ def perform(script: Script, placements: list[Placement], duration: float) -> Rec
     mass = placements[0].thing.mass
     changes = impulses / mass
     tilt = np.degrees(np.arccos(np.clip(up, -1, 1)))
-    outcome = Outcome(placements[0].centre, path[-1], float(tilt[-1]), float(tilt.max()), float(path[:, 2].min()), float(path[:, 2].max()))
+    outcome = Outcome(
+        placements[0].centre,
+        path[-1],
+        float(tilt[-1]),
+        float(tilt.max()),
+        float(path[:, 2].min()),
+        float(path[:, 2].max()),
+    )
     sliding = np.linalg.norm(motion[:, :2], axis=1) * touching
     return Recording(
         poses=poses,

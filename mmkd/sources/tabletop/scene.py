@@ -56,7 +56,7 @@ def draw_look(unseen: bool, rng: np.random.Generator) -> Look:
     return Look(
         table=table,
         turn=float(rng.uniform(-40, 40)),
-        edge=float(rng.uniform(2.0, 7.0)),
+        edge=float(rng.uniform(1.5, 5.0)),
         background=_hsv(rng.random(), rng.uniform(0, 0.4), rng.uniform(0.1, 0.8)),
         ambient=(ambient, ambient, ambient),
         sun=(tint[0] * sun, tint[1] * sun, tint[2] * sun),
@@ -64,11 +64,11 @@ def draw_look(unseen: bool, rng: np.random.Generator) -> Look:
         skin=int(rng.integers(len(SKINS))),
         sleeve=_hsv(rng.random(), rng.uniform(0.0, 0.4), rng.uniform(0.2, 0.9)),
         exposure=float(rng.uniform(0.75, 1.15)),
-        sensor_noise=float(rng.uniform(2.0, 7.0)),
+        sensor_noise=float(rng.uniform(1.5, 5.0)),
     )
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def get_stage(width: int, height: int) -> Stage:
     """This process's stage for frames of that size."""
     return Stage(width, height)
@@ -85,16 +85,24 @@ class Stage:
         self._core = core
         pipe = core.GraphicsPipeSelection.getGlobalPtr().makePipe("TinyOffscreenGraphicsPipe")
         if pipe is None:
-            raise RuntimeError("Panda3D has no software renderer here: its wheel should ship p3tinydisplay; reinstall panda3d")
+            raise RuntimeError(
+                "Panda3D has no software renderer here: its wheel should ship p3tinydisplay; reinstall panda3d"
+            )
         self._engine = core.GraphicsEngine.getGlobalPtr()
         properties = core.FrameBufferProperties()
         properties.setRgbColor(True)
         properties.setDepthBits(16)
         size = core.WindowProperties.size(width * SUPERSAMPLE, height * SUPERSAMPLE)
-        self._buffer = self._engine.makeOutput(pipe, f"tabletop {width}x{height}", 0, properties, size, core.GraphicsPipe.BFRefuseWindow)
+        self._buffer = self._engine.makeOutput(
+            pipe, f"tabletop {width}x{height}", 0, properties, size, core.GraphicsPipe.BFRefuseWindow
+        )
         self._texture = core.Texture()
         self._buffer.addRenderTexture(self._texture, core.GraphicsOutput.RTMCopyRam)
         self.root = core.NodePath("tabletop")
+        # By default what is opaque is drawn in the order of its state's address in memory, which
+        # shows where depths are equal. Here: in the scene's order, then shadows one by one.
+        core.CullBinManager.getGlobalPtr().addBin("shadow", core.CullBinManager.BTFixed, 60)
+        self.root.setBin("unsorted", 0)
         self._lens = core.PerspectiveLens()
         self._lens.setAspectRatio(width / height)
         self._lens.setFov(50.0)
@@ -121,7 +129,10 @@ class Stage:
         self._sun.node().setColor((*look.sun, 1.0))
         self._sun.setHpr(*look.sun_hpr)
         self._table.setTexture(_table_texture(look.table))
-        self._table.setTexTransform(self._core.TextureStage.getDefault(), self._core.TransformState.makePosRotateScale2d((0.37, 0.61), look.turn, (9.0, 6.0)))
+        self._table.setTexTransform(
+            self._core.TextureStage.getDefault(),
+            self._core.TransformState.makePosRotateScale2d((0.37, 0.61), look.turn, (9.0, 6.0)),
+        )
         self._table.setY(look.edge)
         for each, hand in self.hands.items():
             hand.show(each == side)
@@ -130,7 +141,9 @@ class Stage:
 
     def add_shadow(self) -> Any:
         """A blob of shadow for one body; place it with `place_shadow`."""
-        return self._shadow.copyTo(self.things)
+        shadow = self._shadow.copyTo(self.things)
+        shadow.setBin("shadow", self.things.getNumChildren())
+        return shadow
 
     def place_shadow(self, shadow: Any, x: float, y: float, radius: float, height: float) -> None:
         """Under a body whose underside is `height` above the table: wider and paler as it rises."""
@@ -167,18 +180,18 @@ class Stage:
 
 
 def grain(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Sensor noise of unit deviation, float32: a stretch of one fixed bank, since drawing it costs more than a frame."""
+    """Sensor noise of deviation 1, float32: a stretch of one fixed bank, for drawing it costs more than a frame."""
     bank, size = _noise_bank(), int(np.prod(shape))
     start = int(rng.integers(len(bank) - size))
     return bank[start : start + size].reshape(shape)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _noise_bank() -> np.ndarray:
     return np.random.default_rng(34).standard_normal(1 << 20, np.float32)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _table_texture(number: int) -> Any:
     rng = np.random.default_rng([33, number])
     families = textures.TABLE_FAMILIES if number < SEEN_TABLES else textures.UNSEEN_TABLE_FAMILIES

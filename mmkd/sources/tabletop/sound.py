@@ -83,7 +83,14 @@ def _friction(sliding: np.ndarray, moments: np.ndarray, thing: Instance, rng: np
     return noise * loud * rough * 0.012 * rng.uniform(0.4, 1.3)
 
 
-def _rattle(recording: Recording, moments: np.ndarray, thing: Instance, body: np.ndarray, duration: float, rng: np.random.Generator) -> np.ndarray:
+def _rattle(
+    recording: Recording,
+    moments: np.ndarray,
+    thing: Instance,
+    body: np.ndarray,
+    duration: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
     """Loose content knocks as a held object's speed changes."""
     sound = np.zeros(len(moments))
     steps = len(recording.motion)

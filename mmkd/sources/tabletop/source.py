@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from mmkd.sources.clip import Clip
 from mmkd.sources.tabletop import objects
-from mmkd.sources.tabletop.actions import VERBS, Script, agrees, smooth_noise, write_script
+from mmkd.sources.tabletop.actions import VERBS, agrees, write_script
 from mmkd.sources.tabletop.boxes import Detector, Truth, extents
 from mmkd.sources.tabletop.objects import CAN_TIP, NOUNS, Instance
+from mmkd.sources.tabletop.paths import Script, smooth_noise
 from mmkd.sources.tabletop.physics import SUBSTEPS, Placement, Recording, perform
 from mmkd.sources.tabletop.scene import Stage, draw_look, get_stage, grain
 from mmkd.sources.tabletop.sound import SAMPLE_RATE, synthesise
@@ -111,7 +111,11 @@ def _draw_cast(verb: str, noun: str, unseen: bool, rng: np.random.Generator) -> 
     names = [noun, *rng.permutation(others)[: int(rng.choice(4, p=(0.3, 0.4, 0.2, 0.1)))]]
     cast = []
     for position, name in enumerate(names):
-        low, high = (objects.SEEN_INSTANCES, objects.SEEN_INSTANCES + objects.UNSEEN_INSTANCES) if unseen else (0, objects.SEEN_INSTANCES)
+        low, high = (
+            (objects.SEEN_INSTANCES, objects.SEEN_INSTANCES + objects.UNSEEN_INSTANCES)
+            if unseen
+            else (0, objects.SEEN_INSTANCES)
+        )
         lying = name == "book" and rng.random() < 0.5 and not (verb == "tip over" and position == 0)
         cast.append(objects.instance(str(name), int(rng.integers(low, high)), bool(lying)))
     return cast
@@ -156,9 +160,9 @@ def _film(
     palm_shadow = stage.add_shadow()
     frames = len(recording.poses)
     duration = frames / fps
-    eye = np.array([0.0, -4.7, 4.1]) + rng.normal(0, 0.2, 3) + smooth_noise(rng, frames, duration, 0.14, 1.0, 3)
-    focus = np.array([0.0, 0.1, 0.35]) + rng.normal(0, 0.15, 3) + smooth_noise(rng, frames, duration, 0.2, 1.2, 3)
-    roll = rng.normal(0, 3) + smooth_noise(rng, frames, duration, 1.8, 1.0, 1)[:, 0]
+    eye = np.array([0.0, -4.7, 4.1]) + rng.normal(0, 0.2, 3) + smooth_noise(rng, frames, duration, 0.06, 1.0, 3)
+    focus = np.array([0.0, 0.1, 0.35]) + rng.normal(0, 0.15, 3) + smooth_noise(rng, frames, duration, 0.09, 1.0, 3)
+    roll = rng.normal(0, 3) + smooth_noise(rng, frames, duration, 0.8, 1.0, 1)[:, 0]
     elbow = np.array([script.side * rng.uniform(1.4, 3.2), -5.0, rng.uniform(-0.5, 1.0)])
     detector = Detector(len(bodies), rng)
     rgb = np.empty((frames, stage.height, stage.width, 3), np.uint8)

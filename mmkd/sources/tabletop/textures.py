@@ -40,7 +40,7 @@ def pattern(kind: str, base: np.ndarray, accent: np.ndarray, rng: np.random.Gene
 def table(family: str, base: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A table top that tiles: uint8 [SIZE, SIZE, 3]. `base` is a float colour in 0..1."""
     v, u = _grid()
-    depth = rng.uniform(0.12, 0.3)
+    depth = rng.uniform(0.15, 0.4)
     count = int(rng.integers(2, 5))
     turn = 2 * np.pi
     if family == "wood":

@@ -1,0 +1,1 @@
+"""What a run has to show: stored predictions, the comparison table, and a self-contained HTML page."""
