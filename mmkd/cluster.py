@@ -36,7 +36,7 @@ def ray_session(settings: Settings) -> Iterator[str]:
         for name in ("ray.data", "ray.train", "ray.tune"):
             logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        yield context.dashboard_url or ""
+        yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
     finally:
         ray.shutdown()
 

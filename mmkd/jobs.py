@@ -15,6 +15,7 @@ from mmkd.config import Network, Settings, SettingsError
 from mmkd.pipeline import Work, blocks_in_process, cached_dataset, cached_manifest
 from mmkd.plan import Plan, hold_out
 from mmkd.progress import follow, say
+from mmkd.run_report import write_run_report
 from mmkd.runs import RunFolder, read_metrics
 from mmkd.shards import Manifest
 
@@ -182,8 +183,8 @@ def _carry_out(work: Work, teacher_hashes: dict[str, str], kind: str) -> dict[st
         with follow(run.path, kind, plan.epochs, plan.optimizer_steps, settings.run.progress_seconds):
             _train(work, run.path, _facts(work, identity), threads)
         result = _result(work, run.path, kind, time.monotonic() - began)
-        write_run_report(work, run.path, result)
         run.finish(result)
+        write_run_report(settings, run.path)
         return result
 
 
@@ -242,6 +243,3 @@ def _result(work: Work, run: Path, kind: str, seconds: float) -> dict[str, Any]:
         "broken_clips": len(rejects.read_text().splitlines()) if rejects.is_file() else 0,
     }
 
-
-def write_run_report(work, run, result):
-    pass

@@ -6,13 +6,16 @@ workers, worker r is given blocks r, r + n, ... which are the plan's units for i
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
 
 from mmkd.config import Network, Settings
 from mmkd.plan import Plan
 from mmkd.reader import Block, read_plan_unit
 from mmkd.shards import Dataset, Manifest, open_dataset, read_manifest
+
+if TYPE_CHECKING:
+    from mmkd.teachers import Ensemble
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,17 +49,6 @@ class Work:
             "val": cached_manifest(self.data_folder, data.val, data.limit),
         }
 
-    def ensemble_options(self, heads: dict[str, list[str]]) -> dict[str, Any]:
-        teachers = self.settings.teachers
-        return {
-            "folders": self.teachers,
-            "heads": heads,
-            "device": "cuda" if teachers.num_gpus else "cpu",
-            "precision": teachers.precision,
-            "batch_size": teachers.batch_size,
-            "threads": teachers.threads,
-        }
-
 
 @lru_cache(maxsize=8)
 def cached_manifest(folder: str, split: str, limit: int) -> Manifest:
@@ -69,7 +61,7 @@ def cached_dataset(folder: str) -> Dataset:
     return open_dataset(folder)
 
 
-def read(work: Work, unit: int, num_workers: int) -> Block:
+def read(work: Work, num_workers: int, unit: int) -> Block:
     """Read and decode one unit of the plan."""
     return read_plan_unit(
         cached_dataset(work.data_folder),
@@ -86,22 +78,38 @@ class TeacherStage:
     """The ensemble on the blocks of the phases that teachers take part in; the others pass."""
 
     def __init__(self, work: Work):
-        from mmkd.teachers import Ensemble
-
-        self.plan, self.work = work.plan, work
         heads = cached_dataset(work.data_folder).heads
-        self.ensemble = Ensemble(keep=(work.network.modality,), **work.ensemble_options(heads))
+        self.plan = work.plan
+        self.ensemble = make_ensemble(work.settings, work.teachers, heads, keep=(work.network.modality,))
 
     def __call__(self, block: Block) -> Block:
         phase = self.plan.step(int(block["step"][0])).phase
         return block if phase == "val" else self.ensemble(block)
 
 
+def make_ensemble(
+    settings: Settings, folders: Sequence[str], heads: dict[str, list[str]], keep: Sequence[str] = ()
+) -> "Ensemble":
+    """The models of an ensemble in this process, on the device that the settings give teachers."""
+    from mmkd.teachers import Ensemble
+
+    teachers = settings.teachers
+    return Ensemble(
+        folders,
+        heads,
+        device="cuda" if teachers.num_gpus else "cpu",
+        precision=teachers.precision,
+        batch_size=teachers.batch_size,
+        threads=teachers.threads,
+        keep=keep,
+    )
+
+
 def blocks_in_process(work: Work, start: int) -> Any:
     """The same blocks for one worker, in this process: what Ray Data has to agree with."""
     stage = TeacherStage(work) if work.teachers else None
     for unit in range(start, work.plan.num_steps):
-        block = read(work, unit, 1)
+        block = read(work, 1, unit)
         yield stage(block) if stage else block
 
 
@@ -120,28 +128,30 @@ def configure_context(settings: Settings) -> None:
 
 def build_dataset(work: Work, start: int, num_workers: int) -> Any:
     """The rest of the plan from step `start` as a lazy Ray dataset, one block a unit."""
-    import ray.data
-    from ray.data import ActorPoolStrategy
+    from mmkd.units import read_units
 
-    from mmkd.units import PlanUnits
-
-    resources, teachers = work.settings.resources, work.settings.teachers
+    resources = work.settings.resources
     units = range(start * num_workers, work.plan.num_steps * num_workers)
-    dataset = ray.data.read_datasource(
-        PlanUnits(work, units, num_workers),
-        override_num_blocks=len(units),
-        concurrency=resources.readers,
-        num_cpus=resources.cpus_per_reader,
+    dataset = read_units(
+        partial(read, work, num_workers), units, readers=resources.readers, num_cpus=resources.cpus_per_reader
     )
     if work.teachers:
-        extra = {"accelerator_type": teachers.accelerator_type} if teachers.accelerator_type else {}
-        dataset = dataset.map_batches(
-            TeacherStage,
-            fn_constructor_kwargs={"work": work},
-            batch_size=None,
-            num_cpus=teachers.num_cpus,
-            num_gpus=teachers.num_gpus,
-            compute=ActorPoolStrategy(size=teachers.actors),
-            **extra,
-        )
+        dataset = in_teacher_pool(dataset, work.settings, TeacherStage, work=work)
     return dataset
+
+
+def in_teacher_pool(dataset: Any, settings: Settings, stage: type, **arguments: Any) -> Any:
+    """Pass whole blocks through a pool of actors that hold an ensemble."""
+    from ray.data import ActorPoolStrategy
+
+    teachers = settings.teachers
+    extra = {"accelerator_type": teachers.accelerator_type} if teachers.accelerator_type else {}
+    return dataset.map_batches(
+        stage,
+        fn_constructor_kwargs=arguments,
+        batch_size=None,
+        num_cpus=teachers.num_cpus,
+        num_gpus=teachers.num_gpus,
+        compute=ActorPoolStrategy(size=teachers.actors),
+        **extra,
+    )

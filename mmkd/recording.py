@@ -9,6 +9,8 @@ from typing import Any
 
 from mmkd.checkpoint import write_checkpoint
 from mmkd.models import save_model
+from mmkd.reader import Block
+from mmkd.report.predictions import Predictions
 from mmkd.runs import write_json
 from mmkd.shards import Manifest
 from mmkd.teachers import Competence
@@ -50,12 +52,13 @@ class FolderRecorder:
                 if json.dumps(row) not in known:
                     self._append("rejects.jsonl", row)
 
-    def epoch(self, row: dict[str, Any], fit: Fit, is_best: bool) -> None:
+    def epoch(self, row: dict[str, Any], fit: Fit, answers: Block, is_best: bool) -> None:
         name = f"checkpoint_{row['position']:09d}"
         if not self.first:
             self.keep(None, name, {"score": row["score"]})
             return
         if is_best:
+            self._predictions(fit, answers).save(self.run / "predictions-val.parquet")
             save_model(fit.model, self.run / "best", {**self.facts, "epoch": row["epoch"], "val": row["val"]})
         self._append("metrics.jsonl", {"kind": "epoch", **row})
         for head, metrics in row["val"].items():
@@ -65,6 +68,16 @@ class FolderRecorder:
         with tempfile.TemporaryDirectory(prefix="mmkd-checkpoint-") as folder:
             write_checkpoint(Path(folder), fit.model, fit.optimizer, fit.state())
             self.keep(Path(folder), name, {"score": row["score"]})
+
+    def _predictions(self, fit: Fit, answers: Block) -> Predictions:
+        heads = list(fit.model.heads)
+        return Predictions(
+            self.facts["kind"],
+            [self.manifests["val"].clip_ids[clip] for clip in answers["clip"]],
+            {head: answers[f"label/{head}"] for head in heads},
+            {head: answers[f"logits/{head}"] for head in heads},
+            sum(parameter.numel() for parameter in fit.model.parameters()),
+        )
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
         with open(self.run / name, "a") as file:

@@ -38,8 +38,9 @@ class Recorder(Protocol):
     def broken(self, clips: list[tuple[str, int, str]]) -> None:
         """Broken clips met since the last call: split, number in its manifest, reason."""
 
-    def epoch(self, row: dict[str, Any], fit: "Fit", is_best: bool) -> None:
-        """An epoch is over and validated: keep a checkpoint, and the best model."""
+    def epoch(self, row: dict[str, Any], fit: "Fit", answers: Block, is_best: bool) -> None:
+        """An epoch is over and validated: keep a checkpoint, and the best model with its answers on val
+        (`clip`, `label/HEAD`, `logits/HEAD`)."""
 
 
 @dataclass
@@ -270,7 +271,7 @@ def _end_epoch(fit: Fit, step: Step, columns: Block, meter: "_Meter", recorder: 
     if is_best:
         fit.best, fit.best_epoch = score, step.epoch
     row = {"epoch": step.epoch + 1, "position": fit.position, "score": score, "val": metrics, **meter.epoch()}
-    recorder.epoch(row, fit, is_best)
+    recorder.epoch(row, fit, columns, is_best)
 
 
 def selection_score(

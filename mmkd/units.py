@@ -1,10 +1,10 @@
-"""Units of the plan as a Ray Data source: each read task reads and decodes one unit into one block.
+"""Units of work as a Ray Data source: each read task reads and decodes one unit into one block.
 
 A source of its own rather than `range(...).map_batches(...)`, because Ray gives the read stage of `range` a whole CPU
 for each task and does not fuse it with a stage that asks for less: on two cores that waits for ever.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -12,15 +12,15 @@ import ray
 from ray.data import Datasource, ReadTask
 from ray.data.block import Block, BlockAccessor, BlockMetadata
 
-from mmkd.pipeline import Work, read
+from mmkd.reader import Block as Columns
 
 
-class PlanUnits(Datasource):
-    """Blocks of the given units, in order. The plan travels once, by reference."""
+class Units(Datasource):
+    """Blocks of the given units, in order; `read` (unit to block) travels once, by reference."""
 
-    def __init__(self, work: Work, units: Sequence[int], num_workers: int):
+    def __init__(self, read: Callable[[int], Columns], units: Sequence[int]):
         super().__init__()
-        self._work, self._units, self._num_workers = ray.put(work), units, num_workers
+        self._read, self._units = ray.put(read), units
 
     def estimate_inmemory_data_size(self) -> int | None:
         return None
@@ -29,13 +29,20 @@ class PlanUnits(Datasource):
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(partial(_read, self._work, unit, self._num_workers), unknown) for unit in self._units]
+        return [ReadTask(partial(_block, self._read, unit), unknown) for unit in self._units]
 
 
-def _read(work: Any, unit: int, num_workers: int) -> list[Block]:
-    return [BlockAccessor.batch_to_block(read(_resolve(work), unit, num_workers))]
+def read_units(read: Callable[[int], Columns], units: Sequence[int], *, readers: int, num_cpus: float) -> Any:
+    """A lazy Ray dataset of one block a unit, at most `readers` being read at a time."""
+    return ray.data.read_datasource(
+        Units(read, units), override_num_blocks=len(units), concurrency=readers, num_cpus=num_cpus
+    )
+
+
+def _block(read: Any, unit: int) -> list[Block]:
+    return [BlockAccessor.batch_to_block(_resolve(read)(unit))]
 
 
 @lru_cache(maxsize=2)
-def _resolve(work: Any) -> Work:
-    return ray.get(work)
+def _resolve(read: Any) -> Callable[[int], Columns]:
+    return ray.get(read)

@@ -27,7 +27,7 @@ TEACHER_COLOUR = "#767676"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, FAINT = "#333333", "#d9d9d9"
 
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "path",
     "svg.hashsalt": "mmkd",  # the same data give the same file
     "text.parse_math": False,  # a name with a dollar sign is a name

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mmkd.report.table import accuracy_text, head_order, interval_text, nats, parameters_text, percent, signed
+from mmkd.report.table import accuracy_text, head_order, interval_text, minus, nats, parameters_text, percent, signed
 
 
 def comparison_table(rows: Sequence[Mapping[str, Any]], pair: tuple[str, str] | None) -> str:
@@ -26,7 +26,8 @@ def comparison_table(rows: Sequence[Mapping[str, Any]], pair: tuple[str, str] | 
         body.append(f"<tr{apart}>{name}<td>{escape(parameters_text(row['parameters']))}</td>{cells}</tr>")
     return (
         f'<div class="scroll"><table class="wide"><thead><tr><th class="first"></th><th></th>{groups}</tr>'
-        f'<tr><th class="first">model</th><th>weights</th>{columns}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+        f'<tr><th class="first">model</th><th>weights</th>{columns}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div>"
     )
 
 
@@ -102,10 +103,8 @@ def _cells(row: Mapping[str, Any], head: str, best: Collection[tuple[str, str, s
 
 
 def _change(entry: Mapping[str, float], factor: float, decimals: int) -> str:
-    text = (
-        f"<strong>{signed(factor * entry['difference'], decimals)}</strong> ({interval_text(entry, factor, decimals)})"
-    )
-    return f"<td>{text.replace('-', '−')}</td>"
+    change, interval = signed(factor * entry["difference"], decimals), interval_text(entry, factor, decimals)
+    return f"<td><strong>{minus(change)}</strong> ({minus(interval)})</td>"
 
 
 def _weight(weight: float) -> str:

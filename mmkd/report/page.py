@@ -10,11 +10,11 @@ import numpy as np
 
 from mmkd.report import figures
 from mmkd.report.figures import Curve
+from mmkd.report.html_tables import comparison_table, competence_table, gain_table
 from mmkd.report.predictions import Predictions, outcomes
 from mmkd.report.strips import Strip, strip_card
 from mmkd.report.style import CSS
 from mmkd.report.table import clips_text, comparison, difference, interval_text, main_head, signed
-from mmkd.report.html_tables import comparison_table, competence_table, gain_table
 
 __all__ = ["Curve", "Report", "Strip", "write_report"]
 

@@ -49,8 +49,8 @@ class Predictions:
             truth = self.labels[head]
             if scores.ndim != 2 or len(scores) != n or truth.shape != (n,):
                 raise ValueError(
-                    f"predictions {self.name!r}, head {head!r}: {n} clips, logits {scores.shape}, labels {truth.shape}; "
-                    "they must be [n, classes] and [n]."
+                    f"predictions {self.name!r}, head {head!r}: {n} clips, logits {scores.shape}, labels {truth.shape}"
+                    "; they must be [n, classes] and [n]."
                 )
             if not np.isfinite(scores).all():
                 bad = self.clip_ids[int(np.flatnonzero(~np.isfinite(scores).all(axis=1))[0])]

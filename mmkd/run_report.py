@@ -1,0 +1,80 @@
+"""report.html of a run: what its own records tell, gathered for the page."""
+
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmkd import __version__
+from mmkd.config import Settings
+from mmkd.pipeline import cached_dataset, cached_manifest
+from mmkd.plan import TEST_VIEW
+from mmkd.reader import REAL, read_unit
+from mmkd.report.page import Curve, Report, Strip, write_report
+from mmkd.report.predictions import Predictions
+from mmkd.runs import read_metrics
+
+
+def write_run_report(settings: Settings, run: Path) -> None:
+    """The page of one run, from its records and the best model's answers on val."""
+    answers = Predictions.load(run / "predictions-val.parquet")
+    result = json.loads((run / "result.json").read_text())
+    competence = run / "competence.json"
+    report = Report(
+        title=f"mmkd run {run.name}",
+        lead=f"{result['kind']}: the best of {result['epochs']} epochs (epoch {result['best_epoch']}) on "
+        f"{len(answers.clip_ids)} clips of split {settings.data.val}.",
+        facts=facts(settings, {run.name: result}),
+        heads=cached_dataset(str(settings.data_folder())).heads,
+        predictions=[answers],
+        curves=[Curve(answers.name, read_metrics(run))],
+        strips=example_strips(settings, settings.data.val, 6),
+        competence=json.loads(competence.read_text()) if competence.is_file() else None,
+        settings_yaml=(run / "config.yaml").read_text(),
+    )
+    write_report(run / "report.html", report)
+
+
+def facts(settings: Settings, results: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    """What a reader needs to judge the figures and to repeat them."""
+    import ray
+    import torch
+
+    dataset = cached_dataset(str(settings.data_folder()))
+    splits = ", ".join(f"{name} {split['clips']}" for name, split in dataset.splits.items())
+    resources, teachers = settings.resources, settings.teachers
+    rows = [("data", f"{settings.data_folder()} ({splits} clips; {dataset.fingerprint})")]
+    rows.append(("seeds", f"run {settings.run.seed}, views {settings.views.seed}, weigh {settings.data.weigh_seed}"))
+    for name, result in results.items():
+        rows.append(
+            (
+                name,
+                f"{result['run_folder']}: {result['seconds']:.0f} s, {result['clips_per_second']:.0f} clips/s, waited "
+                f"for data {100 * result['wait_share']:.1f} % of the time, best epoch {result['best_epoch']} of "
+                f"{result['epochs']}, {result['broken_clips']} broken clips",
+            )
+        )
+    where = "one process" if settings.run.local else "Ray"
+    rows.append(
+        (
+            "processes",
+            f"{where}: {resources.workers} student worker(s), {teachers.actors} teacher actor(s), "
+            f"{resources.readers} readers at a time",
+        )
+    )
+    versions = f"mmkd {__version__}, Python {platform.python_version()}, torch {torch.__version__}, ray {ray.__version__}"
+    rows.append(("versions", versions))
+    return rows
+
+
+def example_strips(settings: Settings, split: str, number: int) -> list[Strip]:
+    """Frames of a few clips, spread evenly over a split."""
+    folder = str(settings.data_folder())
+    manifest = cached_manifest(folder, split, settings.data.limit)
+    chosen = np.unique(np.linspace(0, len(manifest) - 1, number).astype(np.int64))
+    block = read_unit(cached_dataset(folder), manifest, settings.views, chosen, TEST_VIEW, ("rgb",))
+    whole: Sequence[int] = [i for i in range(len(chosen)) if block["status"][i] == REAL]
+    return [Strip(manifest.clip_ids[chosen[i]], block["rgb"][i]) for i in whole]
