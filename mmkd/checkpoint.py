@@ -41,7 +41,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
         except (OSError, ValueError, KeyError):
             position = float("inf")
         found.append((position, path))
-    torn = []
+    torn: list[Path] = []
     for _, path in sorted(found, reverse=True, key=lambda pair: (pair[0], pair[1].name)):
         if _is_whole(path):
             return path, torn

@@ -14,7 +14,7 @@ from mmkd.config import Settings, SettingsError
 
 def main(job: str, about: str, run: Callable[[Settings], dict[str, Any]], **defaults: dict[str, Any]) -> None:
     """Run a job from the command line; the last line of standard output is its result as one JSON object."""
-    settings = load_settings(job=job, about=about, **defaults)
+    settings = load_settings(None, job=job, about=about, **defaults)
     try:
         result = run(settings)
     except (ValueError, OSError) as error:  # refused, with a message that says what to do
@@ -23,7 +23,7 @@ def main(job: str, about: str, run: Callable[[Settings], dict[str, Any]], **defa
     print(json.dumps(result), flush=True)
 
 
-def load_settings(argv: Sequence[str] | None = None, *, job: str, about: str, **defaults: dict[str, Any]) -> Settings:
+def load_settings(argv: Sequence[str] | None, *, job: str, about: str, **defaults: dict[str, Any]) -> Settings:
     """Settings of a job from its command line; prints help or an error and exits as command lines do.
 
     Args:
@@ -56,7 +56,7 @@ def load_settings(argv: Sequence[str] | None = None, *, job: str, about: str, **
 
 def _take_config(arguments: list[str]) -> list[str]:
     """Remove `--config FILE` from the arguments and return the files named."""
-    files = []
+    files: list[str] = []
     while True:
         at = next((i for i, a in enumerate(arguments) if a == "--config" or a.startswith("--config=")), None)
         if at is None:

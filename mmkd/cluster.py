@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from mmkd.config import Settings, SettingsError
 
@@ -20,7 +21,7 @@ def ray_session(settings: Settings) -> Iterator[str]:
     # Ray says what it means to change in a later version; that is not for the people who run a job.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     level = logging.INFO if settings.run.ray_logs else logging.ERROR
-    common = {"log_to_driver": settings.run.ray_logs, "logging_level": level}
+    common: dict[str, Any] = {"log_to_driver": settings.run.ray_logs, "logging_level": level}
     try:
         context = ray.init(address="auto", **common)
     except ConnectionError:
@@ -52,28 +53,24 @@ def check_fits(settings: Settings, teachers: int) -> None:
     resources, pool = settings.resources, settings.teachers
     actors = pool.actors if teachers else 0
     have = ray.cluster_resources()
-    parts = {
-        "CPU": (
-            f"resources.workers {resources.workers} x {resources.cpus_per_worker:g}",
-            resources.workers * resources.cpus_per_worker,
-            f"teachers.actors {actors} x {pool.num_cpus:g}",
-            actors * pool.num_cpus,
-            f"one reader x {resources.cpus_per_reader:g}",
-            resources.cpus_per_reader,
-        ),
-        "GPU": (
-            f"resources.workers {resources.workers} x {int(resources.use_gpu)}",
-            resources.workers * int(resources.use_gpu),
-            f"teachers.actors {actors} x {pool.num_gpus:g}",
-            actors * pool.num_gpus,
-        ),
+    needs = {
+        "CPU": {
+            f"resources.workers {resources.workers} x {resources.cpus_per_worker:g}": resources.workers
+            * resources.cpus_per_worker,
+            f"teachers.actors {actors} x {pool.num_cpus:g}": actors * pool.num_cpus,
+            f"one reader x {resources.cpus_per_reader:g}": resources.cpus_per_reader,
+        },
+        "GPU": {
+            f"resources.workers {resources.workers} x {int(resources.use_gpu)}": resources.workers * resources.use_gpu,
+            f"teachers.actors {actors} x {pool.num_gpus:g}": actors * pool.num_gpus,
+        },
     }
-    for kind, listed in parts.items():
-        needed = sum(listed[1::2])
+    for kind, parts in needs.items():
+        needed = sum(parts.values())
         if needed > have.get(kind, 0.0):
             raise SettingsError(
-                f"the job needs {needed:g} {kind}s ({' + '.join(listed[::2])}) and the cluster has "
-                f"{have.get(kind, 0.0):g}; lower these settings, or give it more."
+                f"the job needs {needed:g} {kind}s ({' + '.join(parts)}) and the cluster has {have.get(kind, 0.0):g}; "
+                "lower these settings, or give it more."
             )
 
 

@@ -37,7 +37,8 @@ def demo(settings: Settings) -> dict[str, Any]:
         for one in predictions:
             one.save(run.path / "predictions" / f"{one.name.replace(' ', '-')}.parquet")
         gain = difference(predictions[-1], predictions[-2])
-        table = format_table(comparison(predictions), {"student - baseline": gain})
+        rows = comparison(predictions)
+        table = format_table(rows, {"student - baseline": gain})
         (run.path / "table.txt").write_text(table + "\n")
         settings.save(run.path / "config.yaml")
         _report(settings, run.path, predictions, {"baseline": baseline, "student": student}, competence)
@@ -45,7 +46,7 @@ def demo(settings: Settings) -> dict[str, Any]:
             "run_folder": str(run.path),
             "report": str(run.path / "report.html"),
             "model": student["model"],
-            "test": {one["name"]: one["action"]["accuracy"] for one in comparison(predictions) if "action" in one},
+            "test": {row["name"]: {h: round(m["accuracy"], 4) for h, m in row["metrics"].items()} for row in rows},
             "seconds": round(time.monotonic() - began, 1),
         }
         run.finish(result)
@@ -68,7 +69,7 @@ def _test(settings: Settings, baseline: dict, student: dict, competence: dict) -
 
     teachers = list(teacher_folders(settings))
     folders = [*teachers, baseline["model"], student["model"]]
-    sizes = [sum(parameter.numel() for parameter in load_model(folder).parameters()) for folder in folders]
+    sizes = [load_model(folder).num_parameters for folder in folders]
     logits = split_logits(settings, folders, settings.data.test)
     names = [f"teacher {name}" for name in teacher_names(teachers)]
     last = len(teachers)

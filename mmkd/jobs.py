@@ -11,7 +11,7 @@ import numpy as np
 
 from mmkd import __version__
 from mmkd.cluster import automatic_threads, check_fits, ray_session
-from mmkd.config import Network, Settings, SettingsError
+from mmkd.config import Modality, Network, Settings, SettingsError
 from mmkd.pipeline import Work, blocks_in_process, cached_dataset, cached_manifest
 from mmkd.plan import Plan, hold_out
 from mmkd.progress import follow, say
@@ -19,7 +19,7 @@ from mmkd.run_report import write_run_report
 from mmkd.runs import RunFolder, read_metrics
 from mmkd.shards import Manifest
 
-MODALITIES = ("rgb", "flow", "audio", "boxes")
+MODALITIES: tuple[Modality, ...] = ("rgb", "flow", "audio", "boxes")
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def _retrain_teachers(settings: Settings) -> Settings:
 def _plan_teacher(settings: Settings) -> Work:
     train = _manifest(settings, settings.data.train)
     teach, _ = hold_out(train.clip_ids, settings.data.weigh_share, settings.data.weigh_seed)
-    return Work(settings, str(settings.data_folder()), _plan(settings, teach, np.zeros(0)), settings.teacher)
+    return Work(settings, str(settings.data_folder()), _plan(settings, teach, np.zeros(0, np.int64)), settings.teacher)
 
 
 def _plan_student(settings: Settings, folders: tuple[str, ...]) -> tuple[Work, dict[str, str]]:
@@ -118,7 +118,7 @@ def _plan_student(settings: Settings, folders: tuple[str, ...]) -> tuple[Work, d
     data = settings.data
     dataset, train = cached_dataset(str(settings.data_folder())), _manifest(settings, data.train)
     descriptions = []
-    weigh = np.zeros(0)
+    weigh = np.zeros(0, np.int64)
     if folders:
         from mmkd.teachers import check_teachers, teacher_names
 
@@ -134,7 +134,7 @@ def _plan_student(settings: Settings, folders: tuple[str, ...]) -> tuple[Work, d
     else:
         hashes = {}
     seen = tuple(dict.fromkeys(description["modality"] for description in descriptions))
-    plan = _plan(settings, np.arange(len(train)), weigh)
+    plan = _plan(settings, np.arange(len(train), dtype=np.int64), weigh)
     return Work(settings, str(settings.data_folder()), plan, settings.student, folders, seen), hashes
 
 
@@ -145,9 +145,9 @@ def _manifest(settings: Settings, split: str) -> Manifest:
 def _plan(settings: Settings, train: np.ndarray, weigh: np.ndarray) -> Plan:
     val = _manifest(settings, settings.data.val)
     return Plan(
-        train=train.astype(np.int64),
+        train=train,
         val=np.arange(len(val), dtype=np.int64),
-        weigh=weigh.astype(np.int64),
+        weigh=weigh,
         epochs=settings.optim.epochs,
         batch_size=settings.optim.batch_size,
         seed=settings.run.seed,
@@ -242,4 +242,3 @@ def _result(work: Work, run: Path, kind: str, seconds: float) -> dict[str, Any]:
         "wait_share": round(sum(row["wait_share"] for row in rows) / len(rows), 3),
         "broken_clips": len(rejects.read_text().splitlines()) if rejects.is_file() else 0,
     }
-

@@ -32,9 +32,9 @@ def distillation_loss(
     """
     heads = active_heads(student, head_weights)
     weights = head_weights or {}
-    kd = sum(kl_per_row(student[head], teacher[head], temperature).mean() for head in heads)
-    ce = sum(weights.get(head, 1.0) * F.cross_entropy(student[head], labels[head]) for head in heads)
-    return (distill_weight * kd + label_weight * ce) / len(heads)
+    kd = [kl_per_row(student[head], teacher[head], temperature).mean() for head in heads]
+    ce = [weights.get(head, 1.0) * F.cross_entropy(student[head], labels[head]) for head in heads]
+    return (distill_weight * torch.stack(kd).sum() + label_weight * torch.stack(ce).sum()) / len(heads)
 
 
 def kl_per_row(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

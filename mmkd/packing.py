@@ -23,9 +23,14 @@ Say = Callable[[str], None]
 class Source(Protocol):
     """Where clips come from. A unit yields some clips (one, or all clips of a video); units are independent."""
 
-    name: str
-    heads: dict[str, list[str]]
-    modalities: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def heads(self) -> dict[str, list[str]]: ...
+
+    @property
+    def modalities(self) -> tuple[str, ...]: ...
 
     def num_units(self, split: str) -> int: ...
 
@@ -175,7 +180,7 @@ def _run_on_ray(settings: Settings, folder: str, tasks: list[tuple]) -> Iterator
         return {"part": [json.dumps(pack_shard(settings, folder, *tasks[i])) for i in batch["id"].tolist()]}
 
     dataset = ray.data.range(len(tasks), override_num_blocks=len(tasks)).map_batches(work, batch_size=None, num_cpus=1)
-    for row in dataset.iter_rows(prefetch_batches=0):
+    for row in dataset.iter_rows():
         yield json.loads(row["part"])
 
 
@@ -201,6 +206,4 @@ def _box_rows(boxes: np.ndarray) -> list[dict[str, float]]:
     corners = ("x1", "y1", "x2", "y2", "score")
     if not all(np.isfinite(boxes[name]).all() for name in corners):
         raise ValueError("a box is not finite")
-    return [
-        {name: (float if name in corners else int)(box[name]) for name in boxes.dtype.names} for box in boxes
-    ]
+    return [{name: (float if name in corners else int)(box[name]) for name in boxes.dtype.names or ()} for box in boxes]

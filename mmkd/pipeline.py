@@ -136,11 +136,11 @@ def build_dataset(work: Work, start: int, num_workers: int) -> Any:
         partial(read, work, num_workers), units, readers=resources.readers, num_cpus=resources.cpus_per_reader
     )
     if work.teachers:
-        dataset = in_teacher_pool(dataset, work.settings, TeacherStage, work=work)
+        dataset = in_teacher_pool(dataset, work.settings, TeacherStage, {"work": work})
     return dataset
 
 
-def in_teacher_pool(dataset: Any, settings: Settings, stage: type, **arguments: Any) -> Any:
+def in_teacher_pool(dataset: Any, settings: Settings, stage: type, arguments: dict[str, Any]) -> Any:
     """Pass whole blocks through a pool of actors that hold an ensemble."""
     from ray.data import ActorPoolStrategy
 

@@ -32,7 +32,7 @@ STATUS = {
 BOX_COLUMNS = ("boxes", "category", "score", "side", "state")
 
 
-class BrokenClip(ValueError):
+class BrokenClipError(ValueError):
     """A clip that cannot be used; carries a status."""
 
     def __init__(self, status: int):
@@ -61,17 +61,17 @@ def read_unit(
         clip = int(clips[row])
         try:
             if isinstance(record, OSError):
-                raise BrokenClip(UNREADABLE)
+                raise BrokenClipError(UNREADABLE)
             labels = {head: int(values[clip]) for head, values in manifest.labels.items()}
             if any(not -1 <= label < len(dataset.heads[head]) for head, label in labels.items()):
-                raise BrokenClip(BAD_LABEL)
+                raise BrokenClipError(BAD_LABEL)
             view = make_view(views, record["clip_id"], int(manifest.num_frames[clip]), view_number)
             arrays = {
                 modality: _DECODERS[modality](dataset, record, view, views)
                 for modality in modalities
                 if record[modality] is not None
             }
-        except BrokenClip as error:
+        except BrokenClipError as error:
             block["status"][row] = error.status
             continue
         for head, label in labels.items():
@@ -124,14 +124,14 @@ def _decode_frames(frames: list[bytes], view: View) -> list[np.ndarray]:
     decoded: dict[int, np.ndarray] = {}  # a short clip shows a frame more than once
     for index in view.indices.tolist():
         if index >= len(frames):
-            raise BrokenClip(BAD_LENGTH)
+            raise BrokenClipError(BAD_LENGTH)
         if index not in decoded:
             try:
                 decoded[index] = simplejpeg.decode_jpeg(frames[index], "RGB")
             except ValueError as error:
-                raise BrokenClip(BAD_IMAGE) from error
+                raise BrokenClipError(BAD_IMAGE) from error
     if len({frame.shape for frame in decoded.values()}) > 1:
-        raise BrokenClip(BAD_LENGTH)
+        raise BrokenClipError(BAD_LENGTH)
     return [decoded[index] for index in view.indices.tolist()]
 
 
@@ -147,21 +147,21 @@ def _audio(dataset: Dataset, record: dict[str, Any], view: View, views: Views) -
     try:
         samples, rate = soundfile.read(io.BytesIO(record["audio"]), dtype="int16")
     except (RuntimeError, ValueError) as error:
-        raise BrokenClip(BAD_SOUND) from error
+        raise BrokenClipError(BAD_SOUND) from error
     if rate != dataset.sample_rate or samples.ndim != 1:
-        raise BrokenClip(BAD_SOUND)
+        raise BrokenClipError(BAD_SOUND)
     return {"audio": view_audio(samples, view, rate, record["fps"], views.audio_seconds)}
 
 
 def _boxes(dataset: Dataset, record: dict[str, Any], view: View, views: Views) -> Block:
     frames = record["boxes"]
     if view.indices.max() >= len(frames):
-        raise BrokenClip(BAD_LENGTH)
+        raise BrokenClipError(BAD_LENGTH)
     chosen = [frames[i] for i in view.indices.tolist()]
     try:
         columns = view_boxes(chosen, view, (record["height"], record["width"]), views.boxes)
     except ValueError as error:
-        raise BrokenClip(BAD_BOX) from error
+        raise BrokenClipError(BAD_BOX) from error
     return {f"boxes/{name}": value for name, value in columns.items()}
 
 

@@ -1,4 +1,4 @@
-"""What a training writes into its run folder: metrics.jsonl, TensorBoard files, rejects, checkpoints, the best model."""
+"""What a training writes into its run folder: metrics, TensorBoard files, rejects, checkpoints, the best model."""
 
 import json
 import shutil
@@ -70,13 +70,13 @@ class FolderRecorder:
             self.keep(Path(folder), name, {"score": row["score"]})
 
     def _predictions(self, fit: Fit, answers: Block) -> Predictions:
-        heads = list(fit.model.heads)
+        heads = fit.heads
         return Predictions(
             self.facts["kind"],
             [self.manifests["val"].clip_ids[clip] for clip in answers["clip"]],
             {head: answers[f"label/{head}"] for head in heads},
             {head: answers[f"logits/{head}"] for head in heads},
-            sum(parameter.numel() for parameter in fit.model.parameters()),
+            fit.model.num_parameters,
         )
 
     def _append(self, name: str, row: dict[str, Any]) -> None:

@@ -65,7 +65,9 @@ def facts(settings: Settings, results: dict[str, dict[str, Any]]) -> list[tuple[
             f"{resources.readers} readers at a time",
         )
     )
-    versions = f"mmkd {__version__}, Python {platform.python_version()}, torch {torch.__version__}, ray {ray.__version__}"
+    versions = (
+        f"mmkd {__version__}, Python {platform.python_version()}, torch {torch.__version__}, ray {ray.__version__}"
+    )
     rows.append(("versions", versions))
     return rows
 

@@ -166,10 +166,18 @@ def read_manifest(folder: str | os.PathLike[str], split: str, limit: int = 0) ->
     )
 
 
-def read_rows(manifest: Manifest, clips: Iterable[int], modalities: Sequence[str]) -> Iterable[dict[str, Any] | OSError]:
+def read_rows(
+    manifest: Manifest, clips: Iterable[int], modalities: Sequence[str]
+) -> Iterable[dict[str, Any] | OSError]:
     """Rows of the given clips with only the columns that the modalities need; an error instead of a row that cannot
     be read."""
-    columns = ["clip_id", "fps", "width", "height", *(column for modality in modalities for column in COLUMNS_OF[modality])]
+    columns = [
+        "clip_id",
+        "fps",
+        "width",
+        "height",
+        *(column for modality in modalities for column in COLUMNS_OF[modality]),
+    ]
     for clip in clips:
         path = str(_inside(Path(manifest.folder), manifest.files[manifest.file[clip]]))
         try:

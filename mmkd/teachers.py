@@ -216,9 +216,9 @@ def _said(names: Sequence[str], shares: Sequence[float]) -> str:
 
 
 def teacher_names(folders: Sequence[str]) -> list[str]:
-    """Short names: the folders' last parts, numbered where two are alike."""
-    names = [Path(folder).name for folder in folders]
-    return [name if names.count(name) == 1 else f"{name}-{i}" for i, name in enumerate(names)]
+    """Short names: what each teacher sees, numbered where two see the same."""
+    names = [describe_model(folder)["modality"] for folder in folders]
+    return [name if names.count(name) == 1 else f"{name} {names[: i + 1].count(name)}" for i, name in enumerate(names)]
 
 
 def check_teachers(

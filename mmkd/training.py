@@ -20,6 +20,7 @@ from mmkd.checkpoint import read_checkpoint
 from mmkd.config import Settings
 from mmkd.losses import active_heads, row_sums
 from mmkd.metrics import evaluate_heads, topk_accuracy
+from mmkd.models import Recogniser
 from mmkd.plan import Plan, Step
 from mmkd.reader import PADDED, REAL, STATUS, Block
 from mmkd.teachers import Competence, combine, inputs_of, judge, present_weights
@@ -62,9 +63,13 @@ class Fit:
     clips_broken: int = 0
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Recogniser:
         """The network without what DDP wraps around it."""
-        return getattr(self.network, "module", self.network)
+        return getattr(self.network, "module", self.network)  # type: ignore[arg-type]
+
+    @property
+    def heads(self) -> list[str]:
+        return list(self.model.spec.heads)
 
     def state(self) -> dict[str, Any]:
         """All of the state that is not tensors; `position` is the only place in the plan that is kept."""
@@ -228,23 +233,23 @@ def _labels(block: Block, head: str, rows: np.ndarray, device: torch.device, rea
 def _predict(fit: Fit, block: Block, real: np.ndarray) -> Block:
     fit.model.eval()
     rows = np.flatnonzero(real)
-    heads = list(fit.model.heads)
+    heads = fit.heads
     out = {"clip": block["clip"][rows]} | {f"label/{head}": block[f"label/{head}"][rows] for head in heads}
     if len(rows):
         inputs = inputs_of(block, fit.model.modality, rows, fit.device)
         logits = {head: values.float().cpu().numpy() for head, values in fit.model(inputs).items()}
     else:
-        logits = {head: np.zeros((0, fit.model.heads[head].out_features), np.float32) for head in heads}
+        logits = {head: np.zeros((0, len(classes)), np.float32) for head, classes in fit.model.spec.heads.items()}
     return out | {f"logits/{head}": values for head, values in logits.items()}
 
 
 def _weigh_columns(fit: Fit) -> list[str]:
-    heads = list(fit.model.heads)
+    heads = fit.heads
     return ["clip", "teacher_present", *(f"{part}/{head}" for part in ("label", "teacher_logits") for head in heads)]
 
 
 def _judge(fit: Fit, columns: Block, recorder: Recorder) -> None:
-    heads = list(fit.model.heads)
+    heads = fit.heads
     competence = judge(
         fit.teacher_names,
         {head: columns[f"teacher_logits/{head}"] for head in heads},
@@ -263,8 +268,8 @@ def _end_epoch(fit: Fit, step: Step, columns: Block, meter: "_Meter", recorder: 
     expected = np.setdiff1d(fit.plan.val, broken)
     if not np.array_equal(np.sort(columns["clip"]), np.sort(expected)):
         raise RuntimeError(f"validation saw {len(columns['clip'])} clips where the plan has {len(expected)}.")
-    logits = {head: columns[f"logits/{head}"] for head in fit.model.heads}
-    labels = {head: columns[f"label/{head}"] for head in fit.model.heads}
+    logits = {head: columns[f"logits/{head}"] for head in fit.heads}
+    labels = {head: columns[f"label/{head}"] for head in fit.heads}
     metrics = evaluate_heads(logits, labels)
     score = selection_score(metrics, logits, labels)
     is_best = score > fit.best
@@ -300,7 +305,7 @@ def _count_broken(fit: Fit, meter: "_Meter", recorder: Recorder) -> None:
 
 
 def _train_row(fit: Fit, step: Step, done: int, terms: dict[str, Tensor], meter: "_Meter") -> dict[str, Any]:
-    row = {"step": done, "position": fit.position + 1, "epoch": step.epoch + 1}
+    row: dict[str, Any] = {"step": done, "position": fit.position + 1, "epoch": step.epoch + 1}
     row |= {name: float(value) for name, value in terms.items()}
     row["lr"] = fit.optimizer.param_groups[0]["lr"]
     return row | meter.rates(fit, step)
@@ -369,7 +374,7 @@ class _Meter:
     def rates(self, fit: Fit, step: Step) -> dict[str, float]:
         now = time.monotonic()
         elapsed = max(now - self.mark, 1e-9)
-        rates = {
+        rates: dict[str, float] = {
             "clips_per_second": self.workers * (self.clips - self.mark_clips) / elapsed,
             "teacher_clips_per_second": self.workers * self.mark_taught / elapsed,
             "wait_share": (self.wait - self.mark_wait) / elapsed,
@@ -381,7 +386,7 @@ class _Meter:
     def epoch(self) -> dict[str, float]:
         now = time.monotonic()
         elapsed = now - self.epoch_start
-        row = {
+        row: dict[str, float] = {
             "seconds": elapsed,
             "clips_per_second": self.workers * (self.clips - self.epoch_clips) / elapsed,
             "wait_share": (self.wait - self.epoch_wait) / elapsed,

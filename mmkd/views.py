@@ -161,7 +161,7 @@ def view_rgb(frames: Sequence[Frames], view: View, size: int) -> Frames:
     gray = np.tile(GRAY, (3, 1))
     matrix = _turn_hue(hue) @ (gray + saturation * (np.eye(3) - gray)) * (brightness * contrast)
     affine = np.hstack([matrix, np.full((3, 1), mean * (1 - contrast))])
-    return cv2.transform(out.reshape(-1, size, 3), affine).reshape(out.shape)
+    return np.asarray(cv2.transform(out.reshape(-1, size, 3), affine), np.uint8).reshape(out.shape)
 
 
 def view_flow(frames: Sequence[Frames], view: View, size: int) -> Frames:
@@ -173,7 +173,9 @@ def view_flow(frames: Sequence[Frames], view: View, size: int) -> Frames:
     return out
 
 
-def view_boxes(frames: Sequence[list[dict[str, float]]], view: View, shape: tuple[int, int], limit: int) -> dict:
+def view_boxes(
+    frames: Sequence[list[dict[str, float]]], view: View, shape: tuple[int, int], limit: int
+) -> dict[str, NDArray]:
     """Boxes of a view: the best `limit` a frame by score, moved with the crop; those outside it are left out.
 
     Args:
@@ -189,7 +191,7 @@ def view_boxes(frames: Sequence[list[dict[str, float]]], view: View, shape: tupl
     """
     height, width = shape
     x, y, side = crop_square(view, height, width)
-    out = {
+    out: dict[str, NDArray] = {
         "boxes": np.zeros((len(frames), limit, 4), np.float32),
         "score": np.zeros((len(frames), limit), np.float32),
         **{name: np.zeros((len(frames), limit), np.int8) for name in ("category", "side", "state")},

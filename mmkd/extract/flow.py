@@ -1,5 +1,7 @@
 """Optical flow between consecutive frames, as uint8."""
 
+from itertools import pairwise
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +18,9 @@ def dis_flow(frames: NDArray[np.uint8], bound: float) -> NDArray[np.uint8]:
         uint8 [frames, height, width, 2], u and v; frame i holds the flow to frame i + 1, the last one repeats the one
         before it.
     """
-    method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-    flows = [method.calc(a, b, None) for a, b in zip(gray, gray[1:], strict=False)]
-    flows = flows or [np.zeros((*gray[0].shape, 2), np.float32)]
+    still = np.zeros((*gray[0].shape, 2), np.float32)
+    flows = [method.calc(a, b, still.copy()) for a, b in pairwise(gray)] or [still]
     scaled = np.stack([*flows, flows[-1]][: len(frames)]) * (127.0 / bound) + 128.0
     return np.clip(np.round(scaled), 0, 255).astype(np.uint8)

@@ -2,6 +2,7 @@
 
 import math
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,7 @@ class MelNet(nn.Module):
         self.sample_rate, self.num_mels = sample_rate, num_mels
         layers: list[nn.Module] = []
         channels = [1, width, 2 * width, 4 * width]
-        for before, after in zip(channels, channels[1:], strict=False):
+        for before, after in pairwise(channels):
             layers += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
         self.spectral = nn.Sequential(*layers)
         self.num_features = channels[-1]

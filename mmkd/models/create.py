@@ -42,6 +42,7 @@ class Recogniser(nn.Module):
     def __init__(self, backbone: nn.Module, spec: ModelSpec):
         super().__init__()
         self.spec = spec
+        self.modality = spec.modality
         self.backbone = backbone
         num_features = int(backbone.num_features)  # type: ignore[arg-type]
         self.heads = nn.ModuleDict({head: nn.Linear(num_features, len(names)) for head, names in spec.heads.items()})
@@ -49,8 +50,8 @@ class Recogniser(nn.Module):
         self.register_buffer("std", torch.tensor(spec.std).reshape(1, -1, 1, 1, 1), persistent=False)
 
     @property
-    def modality(self) -> str:
-        return self.spec.modality
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())
 
     def prepare(self, inputs: Any) -> Any:
         """Raw inputs to what the backbone takes: float [batch, channels, frames, height, width] for frames."""
@@ -59,7 +60,7 @@ class Recogniser(nn.Module):
         if self.modality == "boxes":
             return inputs
         x = inputs.permute(0, 4, 1, 2, 3).float() / 255.0
-        missing = self.mean.shape[1] - x.shape[1]
+        missing = len(self.spec.mean) - x.shape[1]
         if missing > 0:  # a network for RGB images reads flow as (u, v, 0)
             x = nn.functional.pad(x, (0, 0) * 3 + (0, missing))
         return (x - self.mean) / self.std
@@ -71,7 +72,7 @@ class Recogniser(nn.Module):
 
 def create_model(
     arch: str, heads: Mapping[str, int | Sequence[str]], modality: str = "rgb", **options: Any
-) -> nn.Module:
+) -> Recogniser:
     """Make a model.
 
     Args:

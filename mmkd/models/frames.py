@@ -1,5 +1,7 @@
 """Any timm image network over the frames of a clip, with a temporal convolution before time is pooled."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 
@@ -13,10 +15,11 @@ class FrameEncoder(nn.Module):
         super().__init__()
         import timm
 
-        options = {"drop_path_rate": drop_path} if drop_path else {}
-        self.encoder = timm.create_model(name, pretrained=pretrained, in_chans=in_channels, num_classes=0, **options)
-        width = self.encoder.num_features
-        self.num_features = getattr(self.encoder, "head_hidden_size", None) or width
+        options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
+        self.encoder: Any = timm.create_model(
+            name, pretrained=pretrained, in_chans=in_channels, num_classes=0, **options
+        )
+        self.num_features: int = getattr(self.encoder, "head_hidden_size", None) or self.encoder.num_features
         self.temporal = nn.Conv1d(self.num_features, self.num_features, 3, padding=1, groups=self.num_features)
 
     def forward(self, x: Tensor) -> Tensor:

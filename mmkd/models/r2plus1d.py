@@ -5,6 +5,7 @@ Each block is a spatial 3x3 convolution followed by a temporal 3-tap one (Tran e
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -39,7 +40,7 @@ class R2Plus1D(nn.Module):
             nn.ReLU(inplace=True),
         )
         widths = [channels[0], *channels]
-        self.blocks = nn.Sequential(*(SpaceTimeBlock(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+        self.blocks = nn.Sequential(*(SpaceTimeBlock(a, b) for a, b in pairwise(widths)))
         self.dropout = nn.Dropout(dropout)
         self.num_features = channels[-1]
 

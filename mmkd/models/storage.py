@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
-from mmkd.models.create import ModelSpec, create_model
+from mmkd.models.create import ModelSpec, Recogniser, create_model
 
 FORMAT = 1
 
 
-def save_model(model: nn.Module, folder: str | os.PathLike[str], training: dict[str, Any] | None = None) -> str:
+def save_model(model: Recogniser, folder: str | os.PathLike[str], training: dict[str, Any] | None = None) -> str:
     """Write `model` to `folder` and return the hash of its weights.
 
     Args:
@@ -24,13 +23,12 @@ def save_model(model: nn.Module, folder: str | os.PathLike[str], training: dict[
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    spec: ModelSpec = model.spec  # type: ignore[assignment]
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     partial = target / "model.safetensors.partial"
     save_file(weights, partial)
     digest = weights_hash(partial)
-    description = {"format": FORMAT, **spec.as_dict(), "weights_hash": digest}
-    description["training"] = {**spec.training, **(training or {})}
+    description = {"format": FORMAT, **model.spec.as_dict(), "weights_hash": digest}
+    description["training"] = {**model.spec.training, **(training or {})}
     partial.replace(target / "model.safetensors")
     partial = target / "model.json.partial"
     partial.write_text(json.dumps(description, indent=2) + "\n")
@@ -38,7 +36,7 @@ def save_model(model: nn.Module, folder: str | os.PathLike[str], training: dict[
     return digest
 
 
-def load_model(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> nn.Module:
+def load_model(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> Recogniser:
     """Read a model folder; the model is in evaluation mode, its `spec` says what it takes and how it was trained.
 
     Raises:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from mmkd.sources.tabletop.objects import Instance
-from mmkd.sources.tabletop.paths import Key, Script, script_of, smooth_noise, support, turned, vec, window
+from mmkd.sources.tabletop.paths import Key, Outcome, Script, script_of, smooth_noise, support, turned, vec, window
 
 VERBS = (
     "push left",
@@ -25,18 +23,6 @@ _PUSHES = {"push left": (-1.0, 0.0), "push right": (1.0, 0.0), "push away": (0.0
 _HELD_FIRST = ("put down", "drop", "shake")
 _FRONT = 0.65  # from the palm's centre to the knuckles of a curled hand: the collider's front
 _THICK = 0.18
-
-
-@dataclass
-class Outcome:
-    """The object's centre at the first and last step, its final tilt, and its travel in between."""
-
-    first: np.ndarray
-    last: np.ndarray
-    tilt: float
-    max_tilt: float
-    lowest: float
-    highest: float
 
 
 def write_script(verb: str, thing: Instance, steps: int, duration: float, rng: np.random.Generator) -> Script:

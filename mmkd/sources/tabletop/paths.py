@@ -38,6 +38,18 @@ class Script:
     area: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
 
 
+@dataclass
+class Outcome:
+    """The object's centre at the first and last step, its final tilt, and its travel in between."""
+
+    first: np.ndarray
+    last: np.ndarray
+    tilt: float
+    max_tilt: float
+    lowest: float
+    highest: float
+
+
 def smooth_noise(
     rng: np.random.Generator, steps: int, duration: float, size: float, max_hz: float, dims: int
 ) -> np.ndarray:

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mmkd.sources.tabletop.actions import Outcome
 from mmkd.sources.tabletop.objects import Instance, collision_shape
-from mmkd.sources.tabletop.paths import Script
+from mmkd.sources.tabletop.paths import Outcome, Script
 
 SUBSTEPS = 12
 """Physics steps a stored frame."""
