@@ -33,6 +33,8 @@ class Run(_Section):
     """Run the same plan in this one process, without Ray: for a debugger, and as the oracle in tests."""
     log_every: Positive = 10
     """Optimiser steps between two lines of metrics.jsonl."""
+    trace: bool = False
+    """Write which clips each worker saw in each step to trace-RANK.jsonl, to check a run by."""
     keep_checkpoints: Positive = 2
     """Checkpoints kept, besides the best."""
     progress_seconds: Annotated[float, Field(gt=0)] = 10.0

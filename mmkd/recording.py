@@ -39,6 +39,9 @@ class FolderRecorder:
             for name in ("loss", "kd", "ce", "lr", "clips_per_second", "wait_share"):
                 self.board.add_scalar(f"train/{name}", row[name], row["step"])
 
+    def trace(self, row: dict[str, Any]) -> None:
+        self._append(f"trace-{rank()}.jsonl", row)
+
     def competence(self, competence: Competence) -> None:
         if self.first:
             write_json(self.run / "competence.json", competence.as_dict())

@@ -16,6 +16,7 @@ FREE_TO_CHANGE = (
     "run.progress_seconds",
     "run.max_restarts",
     "run.ray_logs",
+    "run.trace",
     "run.keep_checkpoints",
     "resources.",
     "teachers.actors",
@@ -99,16 +100,20 @@ class RunFolder:
 
     def cut_metrics(self, position: int) -> None:
         """Drop what was recorded beyond a position of the plan, so that a reader sees each step once."""
-        path = self.path / "metrics.jsonl"
-        rows = [row for row in read_metrics(self.path) if row["position"] <= position]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        partial.replace(path)
+        for path in [self.path / "metrics.jsonl", *self.path.glob("trace-*.jsonl")]:
+            rows = [row for row in read_lines(path) if row["position"] <= position]
+            partial = path.with_suffix(".partial")
+            partial.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            partial.replace(path)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl; a half-written last line is left out."""
-    path = folder / "metrics.jsonl"
+    """Rows of a run's metrics.jsonl."""
+    return read_lines(folder / "metrics.jsonl")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSON Lines file, none if it is not there; a half-written last line is left out."""
     rows = []
     for line in path.read_text().splitlines() if path.is_file() else []:
         try:

@@ -5,6 +5,7 @@ what leaves goes through a `Recorder`.
 """
 
 import math
+import os
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,9 @@ class Recorder(Protocol):
 
     def train(self, row: dict[str, Any]) -> None:
         """A line of metrics about recent optimiser steps."""
+
+    def trace(self, row: dict[str, Any]) -> None:
+        """What this worker saw in a step, where run.trace asks for it."""
 
     def competence(self, competence: Competence) -> None:
         """The teachers were judged."""
@@ -125,6 +129,9 @@ def fit_blocks(fit: Fit, blocks: Iterable[Block], recorder: Recorder) -> None:
         _check_place(block, step)
         real = block["status"] == REAL
         meter.count(step, block, real)
+        if fit.settings.run.trace:
+            seen = {"phase": step.phase, "epoch": step.epoch + 1, "clips": block["clip"][real].tolist()}
+            recorder.trace({"position": fit.position + 1, "process": os.getpid(), **seen})
         if step.phase == "weigh":
             weigh.add({name: block[name][real] for name in _weigh_columns(fit)})
             if step.number == fit.plan.weigh_steps - 1:

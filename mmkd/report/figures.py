@@ -25,7 +25,7 @@ COLOURS = {"student": "#0072B2", "baseline": "#D55E00", "ensemble": "#009E73"}
 SPARE_COLOURS = ("#CC79A7", "#56B4E9", "#E69F00", "#000000")
 TEACHER_COLOUR = "#767676"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-INK, FAINT = "#333333", "#d9d9d9"
+INK = "#333333"
 
 STYLE: Any = {
     "svg.fonttype": "path",
@@ -113,9 +113,7 @@ def accuracy_dots(figure: Figure, rows: Sequence[Mapping[str, Any]], head: str, 
         axes.errorbar(middle, place, xerr=error, color=own, linewidth=3.5, marker="o", markersize=6)
     if chance is not None:
         axes.axvline(100 * chance, color=INK, linestyle=":", linewidth=1)
-        axes.annotate(
-            "commonest class", (100 * chance, 0), (3, 5), textcoords="offset points", rotation=90, va="top", fontsize=7
-        )
+        _label(axes, "commonest class", (100 * chance, 0), (4, 5), rotation=90, va="top")
     axes.set_yticks(range(len(rows)), [row["name"][:26] for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(left=0)
@@ -131,12 +129,13 @@ def accuracy_gain(figure: Figure, gain: Mapping[str, Mapping[str, Any]], title: 
         middle, low, high = (100 * entry["accuracy"][key] for key in ("difference", "low", "high"))
         axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
         axes.plot(middle, place, "o", color=colour, markersize=7)
-        axes.annotate(f"{middle:+.1f}", (middle, place), (0, 7), textcoords="offset points", ha="center", fontsize=8)
+        _label(axes, f"{middle:+.1f}", (middle, place), (0, 8), ha="center")
     axes.axvline(0, color=INK, linewidth=1)
     axes.set_yticks(range(len(gain)), list(gain))
     axes.set_ylim(len(gain) - 0.4, -0.6)
     reach = max(abs(bound) for bound in (*axes.get_xlim(), 1.0))
     axes.set_xlim(-reach, reach)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.set_xlabel(f"{title}, accuracy (points)")
     axes.grid(axis="y", visible=False)
 
@@ -210,7 +209,9 @@ def reliability_diagram(figure: Figure, name: str, result: Outcomes) -> None:
     lower.bar(left, share, width, align="edge", color=own, alpha=0.75, edgecolor="white")
     lower.set(xlabel="confidence (%)", ylabel="clips (%)")
     lower.yaxis.set_major_locator(MaxNLocator(2))
-    _mark(lower, float(confidence.mean() * 100), "mean")
+    mean = float(100 * confidence.mean())
+    lower.axvline(mean, color=INK, linewidth=1)
+    _label(lower, "mean", (mean, 1), (4, -2), xycoords=("data", "axes fraction"), va="top")
 
 
 def frame_image(frame: NDArray[np.uint8]) -> str:
@@ -220,10 +221,10 @@ def frame_image(frame: NDArray[np.uint8]) -> str:
     return _data_uri("image/jpeg", buffer.getvalue())
 
 
-def _mark(axes: Axes, place: float, text: str) -> None:
-    axes.axvline(place, color=INK, linewidth=1)
-    axes.annotate(text, (place, 1), (3, -2), xycoords=("data", "axes fraction"), textcoords="offset points", va="top",
-                  fontsize=7)  # fmt: skip
+def _label(axes: Axes, text: str, place: tuple[float, float], offset: tuple[float, float], **how: Any) -> None:
+    """Small text on a white ground, `offset` points away from a place."""
+    ground = {"color": "white", "pad": 0.6, "alpha": 0.8}
+    axes.annotate(text, place, offset, textcoords="offset points", fontsize=8, bbox=ground, **how)
 
 
 def _running_mean(values: NDArray[np.float64], span: int) -> NDArray[np.float64]:

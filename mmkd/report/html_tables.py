@@ -23,10 +23,12 @@ def comparison_table(rows: Sequence[Mapping[str, Any]], pair: tuple[str, str] | 
         note = f'<span class="note">{escape(row["note"])}</span>' if row["note"] else ""
         name = f'<th class="first">{escape(row["name"])}{note}</th>'
         cells = "".join(_cells(row, head, best) for head in heads)
-        body.append(f"<tr{apart}>{name}<td>{escape(parameters_text(row['parameters']))}</td>{cells}</tr>")
+        size = parameters_text(row["parameters"])
+        body.append(f'<tr{apart}>{name}{cells}<td class="start">{size}</td></tr>')
     return (
-        f'<div class="scroll"><table class="wide"><thead><tr><th class="first"></th><th></th>{groups}</tr>'
-        f'<tr><th class="first">model</th><th>weights</th>{columns}</tr></thead>'
+        f'<div class="scroll"><table class="wide"><thead>'
+        f'<tr><th class="first"></th>{groups}<th class="start"></th></tr>'
+        f'<tr><th class="first">model</th>{columns}<th class="start">weights</th></tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )
 

@@ -14,7 +14,7 @@ from mmkd.report.html_tables import comparison_table, competence_table, gain_tab
 from mmkd.report.predictions import Predictions, outcomes
 from mmkd.report.strips import Strip, strip_card
 from mmkd.report.style import CSS
-from mmkd.report.table import clips_text, comparison, difference, interval_text, main_head, signed
+from mmkd.report.table import clips_text, comparison, difference, interval_text, main_head, minus, signed
 
 __all__ = ["Curve", "Report", "Strip", "write_report"]
 
@@ -116,31 +116,30 @@ def _headline(report: Report, gain: Gain) -> str:
     if np.isnan(entry["difference"]):
         return f"<header>{top}</header>"
     verdict = "Zero is inside the interval: these clips do not tell the two apart."
-    if entry["low"] > 0 or entry["high"] < 0:
-        verdict = (
-            f"Zero is outside the interval: on these clips the first is {'better' if entry['low'] > 0 else 'worse'}."
-        )
     first, second = (escape(name) for name in report.difference)
+    if entry["low"] > 0 or entry["high"] < 0:
+        verdict = f"Zero is outside the interval: {first} is {'better' if entry['low'] > 0 else 'worse'} on such clips."
     return (
         f'<header>{top}<div class="card verdict"><p class="big">{first} − {second}: {escape(head)} '
-        f"<strong>{_minus(signed(100 * entry['difference'], 1))} points</strong> "
-        f"(95&nbsp;% interval {_minus(interval_text(entry, 100, 1))})</p>"
+        f"<strong>{minus(signed(100 * entry['difference'], 1))} points</strong> "
+        f"(95&nbsp;% interval {minus(interval_text(entry, 100, 1))})</p>"
         f'<p>{verdict} <span class="soft">The interval is over clips ({gain[head]["n"]:,}, paired); another training '
         "seed is not in it.</span></p></div></header>"
     )
 
 
 def _comparison(report: Report, rows: Sequence[Mapping[str, Any]], gain: Gain) -> str:
-    head = main_head(rows[0]["metrics"])
+    # The last model, since a teacher may lack a head.
+    head = main_head(rows[-1]["metrics"])
     pictures = []
     if len(rows) > 1:
-        chance = _commonest(report.predictions[0], head)
+        chance = _commonest(report.predictions[-1], head)
         said = "Thick bars: one standard error. Thin bars: 95 % interval."
         pictures.append(_figure(figures.accuracy_dots(rows, head, chance), f"Accuracy of each model, {head}.", said))
     if gain and report.difference:
         title = " − ".join(report.difference)
         colour = figures.colours(report.difference)[report.difference[0]]
-        said = f"{title}, with 95 % intervals; right of zero is better."
+        said = f"{title}, with 95 % intervals; to the right, {report.difference[0]} is better."
         pictures.append(_figure(figures.accuracy_gain(gain, title, colour), f"Differences in accuracy, {title}.", said))
     note = (
         f"{clips_text(rows)}. Accuracy in %, ± one standard error. ECE: expected calibration error, points. "
@@ -192,7 +191,7 @@ def _reliability(predictions: Sequence[Predictions]) -> str:
     product = " (the product of the heads' probabilities)" if any(len(each.logits) > 1 for each in predictions) else ""
     said = (
         f"How often a model is right ({head}) when it says it is sure{product}. On the dashed line it is as good as it "
-        "says; hatched: the gap, below the line overconfident. Below: how many clips have that confidence."
+        "says; hatched: the gap (bars below the line: overconfident). Below: how many clips have that confidence."
     )
     return f'<section><h2>Calibration</h2><p class="soft">{escape(said)}</p>{_panels(panels)}</section>'
 
@@ -200,9 +199,7 @@ def _reliability(predictions: Sequence[Predictions]) -> str:
 def _competence(competence: Mapping[str, Any] | None) -> str:
     if not competence:
         return ""
-    said = (
-        "Teachers on held-out training clips that none of them learnt from; their weights in the ensemble come from it."
-    )
+    said = "On held-out training clips that no teacher learnt from; weights in the ensemble come from these figures."
     return (
         f'<section><h2>Teachers</h2><div class="card">{competence_table(competence)}'
         f'<p class="soft">{said} Accuracy in %; CE: cross-entropy, nats.</p></div></section>'
@@ -250,7 +247,3 @@ def _figure(uri: str, alt: str, caption: str) -> str:
 
 def _panels(figures_html: Sequence[str]) -> str:
     return f'<div class="panels">{"".join(figures_html)}</div>' if figures_html else ""
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "−")

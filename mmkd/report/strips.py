@@ -12,6 +12,12 @@ from mmkd.report.figures import frame_image
 from mmkd.report.predictions import Predictions
 
 MAX_FRAMES = 8
+_SIGNS = {True: '<span class="right">✓</span> ', False: '<span class="wrong">✗</span> ', None: ""}
+_MARKS = {
+    True: '<span class="right">✓ right</span>',
+    False: '<span class="wrong">✗ wrong</span>',
+    None: '<span class="soft">label unknown</span>',
+}
 
 
 @dataclass
@@ -37,10 +43,11 @@ def strip_card(strip: Strip, predictions: Sequence[Predictions], heads: Mapping[
     table = ""
     if answered:
         names = "".join(f'<th class="first">{escape(head)}</th>' for head in shown)
+        together = '<th class="first">action</th>' if len(shown) > 1 else ""
         body = "".join(_answer(each, row, shown, heads) for each, row in answered)
         table = (
             f'<div class="scroll"><table><thead><tr><th class="first">model</th>{names}'
-            f'<th class="first">all in all</th></tr></thead><tbody>{body}</tbody></table></div>'
+            f"{together}</tr></thead><tbody>{body}</tbody></table></div>"
         )
     kept = np.unique(np.linspace(0, len(strip.frames) - 1, min(len(strip.frames), MAX_FRAMES)).round().astype(int))
     pictures = "".join(
@@ -53,8 +60,9 @@ def strip_card(strip: Strip, predictions: Sequence[Predictions], heads: Mapping[
 
 
 def _answer(one: Predictions, row: int, shown: Sequence[str], heads: Mapping[str, Sequence[str]]) -> str:
-    """One model's row: the chosen class of each head with its probability, then whether all of it is right."""
-    cells, together, marks = [], 1.0, []
+    """One model's row: the chosen class of each head with its probability, and whether it is right, in words too."""
+    cells, together = [], 1.0
+    marks: list[bool | None] = []
     for head in shown:
         if head not in one.logits:
             cells.append('<td class="first">-</td>')
@@ -64,18 +72,14 @@ def _answer(one: Predictions, row: int, shown: Sequence[str], heads: Mapping[str
         together *= float(probability[guess])
         right = None if label < 0 else guess == label
         marks.append(right)
-        sign = {None: "", True: '<span class="right">✓</span> ', False: '<span class="wrong">✗</span> '}[right]
         name = _class(heads[head], guess)
-        cells.append(
-            f'<td class="first">{sign}{name} <span class="soft">{_share(float(probability[guess]))}</span></td>'
-        )
-    verdict = '<span class="soft">label unknown</span>'
-    if False in marks:
-        verdict = '<span class="wrong">✗ wrong</span>'
-    elif None not in marks:
-        verdict = '<span class="right">✓ right</span>'
-    end = f"{verdict} <span class='soft'>{_share(together)}</span>"
-    return f'<tr><th class="first">{escape(one.name)}</th>{"".join(cells)}<td class="first">{end}</td></tr>'
+        sign = _SIGNS[right] if len(shown) > 1 else _MARKS[right] + " "
+        share = _share(float(probability[guess]))
+        cells.append(f'<td class="first">{sign}{name} <span class="soft">{share}</span></td>')
+    if len(shown) > 1:
+        verdict = _MARKS[False if False in marks else None if None in marks else True]
+        cells.append(f'<td class="first">{verdict} <span class="soft">{_share(together)}</span></td>')
+    return f'<tr><th class="first">{escape(one.name)}</th>{"".join(cells)}</tr>'
 
 
 def _class(names: Sequence[str], label: int) -> str:

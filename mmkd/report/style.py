@@ -31,17 +31,20 @@ table.wide th.first { position: sticky; left: 0; background: var(--card); }
 .note { color: var(--soft); font-weight: 400; font-size: .8rem; display: block; white-space: normal; min-width: 8rem; }
 .weight { background: linear-gradient(90deg, var(--bar) var(--share), transparent 0); min-width: 5.5rem; }
 .panels { display: grid; gap: 14px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 300px), 1fr)); }
-.panels > * { max-width: 540px; }
+.panels > * { max-width: 480px; margin: 0; }
+figcaption { margin: 4px 2px 0; }
 .picture { display: block; width: 100%; height: auto; background: #fff; border-radius: 10px; padding: 8px;
   border: 1px solid var(--line); }
 .strip { margin: 14px 0; display: grid; gap: 12px 20px; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr);
   align-items: center; }
+.strip .scroll { min-width: 0; }
 .strip h3 { grid-column: 1 / -1; margin: 0; font-size: 1rem; }
 .strip h3 .soft { font-weight: 400; margin-left: 8px; }
 .frames { display: grid; gap: 3px; grid-template-columns: repeat(4, 1fr); }
 .frames img { width: 100%; height: auto; display: block; border-radius: 3px; }
 .strip td, .strip th { white-space: normal; padding: 4px 8px; font-size: .875rem; }
 .strip table { width: 100%; }
+.right, .wrong { white-space: nowrap; }
 .right { color: var(--good); font-weight: 600; }
 .wrong { color: var(--bad); font-weight: 600; }
 .facts { display: grid; grid-template-columns: max-content 1fr; gap: 4px 20px; margin: 0; }

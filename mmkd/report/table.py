@@ -68,7 +68,7 @@ def format_table(rows: Sequence[Mapping[str, Any]], differences: Mapping[str, Ma
     lines = []
     for start in range(0, len(heads), at_once):
         block = heads[start : start + at_once]
-        lines.append(" " * (left + 9) + "".join(f"   {_short(head, 23):^23}" for head in block))
+        lines.append((" " * (left + 9) + "".join(f"   {_short(head, 23):^23}" for head in block)).rstrip())
         lines.append(f"{'model':<{left}}{'weights':>9}" + f"   {'accuracy':>9}  {'ECE':>5}  {'NLL':>5}" * len(block))
         for name, size, row in zip(names, sizes, rows, strict=True):
             cells = (_cells(row["metrics"].get(head)) for head in block)
@@ -127,6 +127,11 @@ def signed(value: float, decimals: int) -> str:
 def interval_text(entry: Mapping[str, float], factor: float, decimals: int) -> str:
     """-0.3 to +4.5"""
     return f"{signed(factor * entry['low'], decimals)} to {signed(factor * entry['high'], decimals)}"
+
+
+def minus(text: str) -> str:
+    """With true minus signs, which line up with plus signs, for the page."""
+    return text.replace("-", "−")
 
 
 def _aligned(a: Predictions, b: Predictions) -> np.ndarray:

@@ -20,7 +20,6 @@ VERBS = (
     "pretend to take",
 )
 _PUSHES = {"push left": (-1.0, 0.0), "push right": (1.0, 0.0), "push away": (0.0, 1.0), "pull closer": (0.0, -1.0)}
-_HELD_FIRST = ("put down", "drop", "shake")
 _FRONT = 0.65  # from the palm's centre to the knuckles of a curled hand: the collider's front
 _THICK = 0.18
 

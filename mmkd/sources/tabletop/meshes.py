@@ -33,7 +33,8 @@ def lathe(profile: list[tuple[float, float]], segments: int = 12, smooth: bool =
     cos, sin = np.cos(angle), np.sin(angle)
     shared = np.concatenate([normals[:1], normals[:-1] + normals[1:], normals[-1:]])
     shared /= np.maximum(np.linalg.norm(shared, axis=1), 1e-9)[:, None]
-    vertices, triangles = [], []
+    vertices: list[np.ndarray] = []
+    triangles: list[np.ndarray] = []
     for i in range(len(steps)):
         base = len(vertices) * (segments + 1)
         for j in (i, i + 1):
@@ -57,7 +58,8 @@ def cuboid(
     face_uv: dict[str, tuple[float, float, float, float]] | None = None,
 ) -> Mesh:
     """A box of full extents `size`. face_uv maps a face (such as "x+") to (u0, v0, u1, v1)."""
-    vertices, triangles = [], []
+    vertices: list[np.ndarray] = []
+    triangles: list[tuple[int, int, int]] = []
     for axis, name in enumerate("xyz"):
         for sign, mark in ((1, "+"), (-1, "-")):
             normal = np.zeros(3)

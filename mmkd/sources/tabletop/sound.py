@@ -40,8 +40,8 @@ def synthesise(thing: Instance, recording: Recording, duration: float, rng: np.r
             wave = (body + share * table) * loudness * weight * min(strength, 18.0)
             _add(sound, wave, step * count // steps)
     grabs = np.flatnonzero(np.diff(recording.held.astype(int)) != 0)
-    for step in grabs:
-        _add(sound, body * weight * rng.uniform(0.004, 0.02), int(step) * count // steps)
+    for step in grabs.tolist():
+        _add(sound, body * weight * rng.uniform(0.004, 0.02), step * count // steps)
     moments = np.linspace(0, steps - 1, count)
     sound += _friction(recording.sliding, moments, thing, rng)
     sound += _rattle(recording, moments, thing, body, duration, rng)

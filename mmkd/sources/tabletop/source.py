@@ -173,7 +173,9 @@ def _film(
         for body, shadow, points, matrix, placement in zip(bodies, shadows, shapes, matrices, placements, strict=True):
             body.setMat(core.Mat4(*matrix.ravel().tolist()))
             world = points @ matrix[:3, :3] + matrix[3, :3]
-            stage.place_shadow(shadow, *world[:, :2].mean(0).tolist(), placement.thing.radius, float(world[:, 2].min()))
+            stage.place_shadow(
+                shadow, float(matrix[3, 0]), float(matrix[3, 1]), placement.thing.radius, float(world[:, 2].min())
+            )
             outlines.append(world)
         position = script.position[step]
         hand.pose(position, script.hpr[step], float(script.curl[step]), elbow)

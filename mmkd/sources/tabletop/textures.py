@@ -17,7 +17,7 @@ def pattern(kind: str, base: np.ndarray, accent: np.ndarray, rng: np.random.Gene
     v, u = _grid()
     count = int(rng.integers(2, 5))
     if kind == "plain":
-        mask = np.zeros((SIZE, SIZE))
+        mask = np.zeros((SIZE, SIZE), bool)
     elif kind == "bands":
         mask = (v * count + 0.25) % 1 < 0.4
     elif kind == "stripes":
@@ -32,8 +32,7 @@ def pattern(kind: str, base: np.ndarray, accent: np.ndarray, rng: np.random.Gene
         mask = ((u * 2 * count).astype(int) + (v * 2 * count).astype(int)) % 2 == 0
     else:
         raise ValueError(f"pattern {kind!r} is unknown; one of {PATTERNS}")
-    mask = np.asarray(mask, np.float64)[..., None]
-    image = base * (1 - mask) + accent * mask
+    image = np.where(mask[..., None], accent, base)
     return _to_uint8(image + rng.normal(0, 0.02, (SIZE, SIZE, 1)))
 
 

@@ -1,0 +1,82 @@
+"""Settings refuse what cannot be and name the field; what a run saves can be used again."""
+
+import yaml
+import pytest
+
+from mmkd.cli import load_settings
+from mmkd.config import Settings, SettingsError
+
+
+def load(*arguments: str) -> Settings:
+    return load_settings(list(arguments), job="distill", about="", optim={"epochs": 3})
+
+
+def refused(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        load(*arguments)
+    assert stop.value.code == 2
+    captured = capsys.readouterr()
+    return captured.err + captured.out
+
+
+def test_flags_override_files_and_files_override_the_jobs_defaults(tmp_path):
+    assert load().optim.epochs == 3
+    file = tmp_path / "a.yaml"
+    file.write_text("optim: {epochs: 5, lr: 0.1}\nrun: {local: true}\n")
+    settings = load("--config", str(file), "--optim.lr", "0.2", "--run.local", "false")
+    assert (settings.optim.epochs, settings.optim.lr, settings.run.local) == (5, 0.2, False)
+
+
+def test_saved_settings_can_be_used_again(tmp_path):
+    settings = load("--loss.temperature", "3.5", "--teachers.folders", "a", "b")
+    settings.save(tmp_path / "config.yaml")
+    assert load(f"--config={tmp_path / 'config.yaml'}") == settings
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["loss"]["temperature"] == 3.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--loss.temprature", "1"), "--loss.temperature"),
+        (("--optim.epochs", "many"), "--optim.epochs"),
+        (("--loss.temperature", "0"), "temperature"),
+        (("--views.scale", "1.5", "1.2"), "views.scale"),
+        (("--loss.distill_weight", "0"), "nothing to learn"),
+        (("--config", "nowhere.yaml"), "nowhere.yaml"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_named(capsys, arguments, expected):
+    assert expected in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("loss: {temprature: 1}", "loss.temprature is not a setting"),
+        ("optim: {epochs: many}", "optim.epochs"),
+        ("loss: {temperature: -1}", "loss.temperature"),
+        ("- a list", "sections"),
+    ],
+)
+def test_a_file_is_refused_like_flags(capsys, tmp_path, content, expected):
+    (tmp_path / "bad.yaml").write_text(content)
+    message = refused(capsys, "--config", str(tmp_path / "bad.yaml"))
+    assert expected in message or expected.removesuffix("s") in message
+
+
+def test_help_names_every_field_with_its_meaning(capsys):
+    with pytest.raises(SystemExit) as stop:
+        load("--help")
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert stop.value.code == 0
+    for section, field in Settings.model_fields.items():
+        for name, inner in field.annotation.model_fields.items():
+            if (section, name) not in {("student", "options"), ("teacher", "options")}:
+                assert f"--{section}.{name}" in text
+            assert inner.annotation is not None
+    assert "Softens teachers' and student's distributions" in text
+
+
+def test_a_relative_home_is_refused():
+    with pytest.raises(SettingsError, match=r"run\.home"):
+        _ = Settings.model_validate({"run": {"home": "here"}}).home

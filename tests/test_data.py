@@ -1,0 +1,151 @@
+"""Shards are read as they were written, only as far as needed, and what is broken is marked."""
+
+import io
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from mmkd import reader
+from mmkd.plan import PADDING, TEST_VIEW
+from mmkd.reader import read_unit
+from mmkd.shards import hash_rows, open_dataset, read_manifest
+from tests.small import FRAMES, HEADS, SPLITS, make_clip, small_settings, write_dataset
+
+ALL = ("rgb", "flow", "audio", "boxes")
+
+
+def read(folder, clips, modalities=ALL, split="train", view=TEST_VIEW):
+    views = small_settings(folder).views
+    dataset, manifest = open_dataset(folder), read_manifest(folder, split)
+    return read_unit(dataset, manifest, views, np.array(clips), view, modalities)
+
+
+def test_a_packed_clip_comes_back_with_every_modality(home):
+    folder = home / "data" / "small"
+    block = read(folder, [5, PADDING, 36])
+    clip = make_clip("train", 5)
+    assert block["status"].tolist() == [reader.REAL, reader.PADDED, reader.REAL]
+    assert block["label/verb"].tolist() == [clip.labels["verb"], -1, 0]
+    row = pq.read_table(folder / "train" / "00000.parquet").slice(5, 1).to_pylist()[0]
+    assert (row["clip_id"], row["num_frames"], row["width"], row["height"]) == ("train-005", FRAMES, 32, 24)
+    assert np.array_equal(soundfile.read(io.BytesIO(row["audio"]), dtype="int16")[0], clip.audio)
+    assert row["boxes"][0][1]["category"] == 2 and row["boxes"][0][0]["x2"] == pytest.approx(clip.boxes[0]["x2"][0])
+    bright = block["rgb"][0].max(axis=(1, 2))[:, clip.labels["noun"]]
+    assert (bright > 180).all()  # the marked square is seen in each frame
+    assert block["boxes/category"][0, 0].tolist() == [1, 2, 0]
+
+
+def test_flow_jpegs_keep_motion_to_a_fraction_of_a_pixel(home):
+    from mmkd.extract.flow import dis_flow
+
+    flow = dis_flow(make_clip("train", 7).rgb, 8.0)
+    row = pq.read_table(home / "data" / "small" / "train" / "00000.parquet").slice(7, 1).to_pylist()[0]
+    decoded = np.stack([reader.simplejpeg.decode_jpeg(frame, "RGB")[..., :2] for frame in row["flow"]])
+    assert flow.shape == (FRAMES, 24, 32, 2)
+    assert (flow[-1] == flow[-2]).all()  # the last frame's flow repeats the one before it
+    assert np.abs(decoded.astype(int) - flow).mean() * 8 / 127 < 0.15
+
+
+def test_only_the_columns_that_a_modality_needs_are_read(home, monkeypatch):
+    asked = []
+    original = pq.ParquetFile.read_row_group
+
+    def spy(self, i, columns=None, **options):
+        asked.append(set(columns))
+        return original(self, i, columns=columns, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", spy)
+    read(home / "data" / "small", [1], ("rgb",))
+    assert asked == [{"clip_id", "fps", "width", "height", "rgb"}]
+
+
+def test_a_view_is_the_same_whoever_reads_it_and_in_whatever_company(home):
+    folder = home / "data" / "small"
+    together = read(folder, [3, 9, 20], view=2)
+    alone = read(folder, [9], view=2)
+    for name in ("rgb", "flow", "audio", "boxes/boxes"):
+        assert np.array_equal(together[name][1], alone[name][0])
+    assert not np.array_equal(read(folder, [9], view=3)["rgb"], alone["rgb"])
+
+
+def test_a_missing_modality_is_masked(tmp_path):
+    def mute(split, rows):
+        return [row | {"audio": None} if row["clip_id"] == "train-004" else row for row in rows]
+
+    block = read(write_dataset(tmp_path / "data" / "small", mute), [3, 4])
+    assert block["has/audio"].tolist() == [True, False]
+    assert block["status"].tolist() == [reader.REAL, reader.REAL]
+    assert not block["audio"][1].any() and block["audio"][0].any()
+
+
+@pytest.mark.parametrize(
+    ("column", "spoil", "status"),
+    [
+        ("rgb", lambda value: [frame[: len(frame) // 2] for frame in value], reader.BAD_IMAGE),
+        ("rgb", lambda value: value[:2], reader.BAD_LENGTH),
+        ("flow", lambda value: [b"no jpeg"] * len(value), reader.BAD_IMAGE),
+        ("audio", lambda value: value[: len(value) // 3], reader.BAD_SOUND),
+        ("boxes", lambda value: [[box | {"x1": float("nan")} for box in frame] for frame in value], reader.BAD_BOX),
+        ("labels", lambda value: value | {"verb": 99}, reader.BAD_LABEL),
+    ],
+)
+def test_a_broken_clip_is_a_marked_row_and_its_neighbours_are_whole(tmp_path, column, spoil, status):
+    def change(split, rows):
+        return [row | {column: spoil(row[column])} if row["clip_id"] == "train-004" else row for row in rows]
+
+    block = read(write_dataset(tmp_path / "data" / "small", change), [3, 4, 5])
+    assert block["status"].tolist() == [reader.REAL, status, reader.REAL]
+    assert not block["rgb"][1].any() and block["rgb"][2].any()
+
+
+def test_a_shard_that_vanished_is_a_marked_row(tmp_path):
+    folder = write_dataset(tmp_path / "data" / "small")
+    manifest = read_manifest(folder, "train")
+    (folder / "train" / "00000.parquet").rename(tmp_path / "away.parquet")
+    from mmkd.shards import _open_shard
+
+    _open_shard.cache_clear()
+    block = read_unit(open_dataset(folder), manifest, small_settings(tmp_path).views, np.array([1]), 0, ("rgb",))
+    assert block["status"].tolist() == [reader.UNREADABLE]
+
+
+def test_what_is_no_data_set_is_refused_with_what_to_do(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no dataset\.json.*rayjobs/pack\.py"):
+        open_dataset(tmp_path)
+    folder = write_dataset(tmp_path / "data" / "small")
+    with pytest.raises(ValueError, match=r"no split 'dev'; it has test, train, val"):
+        read_manifest(folder, "dev")
+    content = json.loads((folder / "dataset.json").read_text())
+    content["splits"]["train"]["shards"] = {"../../secret.parquet": ""}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="plain file name"):
+        read_manifest(folder, "train")
+    (folder / "dataset.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged"):
+        open_dataset(folder)
+
+
+def test_a_clip_id_twice_is_refused(tmp_path):
+    folder = write_dataset(tmp_path / "data" / "small", lambda split, rows: [*rows[:-1], rows[0]])
+    with pytest.raises(ValueError, match="'train-000' more than once"):
+        read_manifest(folder, "train")
+
+
+def test_the_fingerprint_follows_the_content(tmp_path, home):
+    same = write_dataset(tmp_path / "a" / "small")
+    other = write_dataset(tmp_path / "b" / "small", lambda split, rows: rows[::-1])
+    fingerprint = open_dataset(home / "data" / "small").fingerprint
+    assert open_dataset(same).fingerprint == fingerprint != open_dataset(other).fingerprint
+    rows = pq.read_table(same / "train" / "00000.parquet").to_pylist()
+    assert hash_rows(rows) != hash_rows([rows[0] | {"fps": 9.0}, *rows[1:]])
+
+
+def test_manifests_hold_every_split(home):
+    for split, number in SPLITS.items():
+        manifest = read_manifest(home / "data" / "small", split)
+        assert len(manifest) == number
+        assert set(manifest.labels) == set(HEADS) and (manifest.num_frames == FRAMES).all()
+    assert len(read_manifest(home / "data" / "small", "train", limit=5)) == 5
