@@ -121,7 +121,7 @@ class Teachers(_Section):
     """Model folders; relative ones are under HOME/models; empty: the tabletop teachers shipped with mmkd."""
     weighting: Literal["held_out", "uniform"] = "held_out"
     """held_out: softmin of each teacher's cross-entropy on `weigh`, per head; uniform: 1/K."""
-    gamma: Annotated[float, Field(gt=0)] = 0.3
+    gamma: Annotated[float, Field(gt=0)] = 0.5
     """Temperature of the softmin; large is near uniform, small near the best teacher alone."""
     drop_near_chance: bool = True
     """Leave a teacher out of a head on which it is no better than chance on `weigh`."""

@@ -44,7 +44,7 @@ def make_source(settings: Settings) -> tuple[Source, list[str], dict[str, Any]]:
     from mmkd.sources.tabletop import Tabletop
 
     made = Tabletop(source.seed, counts, source.width, source.height, source.frames)
-    return made, list(counts), source.model_dump() | {"flow": "OpenCV DIS, fast preset"}
+    return made, list(counts), source.model_dump() | {"flow": "OpenCV DIS, medium preset"}
 
 
 def encode_clip(clip: Clip, settings: Settings, heads: dict[str, list[str]]) -> dict[str, Any]:

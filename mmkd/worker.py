@@ -20,7 +20,7 @@ from mmkd.workers import gather, rank
 
 ARCHS = {"rgb": "r2plus1d_tiny", "flow": "r2plus1d_tiny", "audio": "melnet", "boxes": "stlt"}
 """Small defaults that learn on two cores."""
-OPTIONS = {"boxes": {"width": 64, "depth": 2, "num_heads": 4}}
+OPTIONS = {"boxes": {"width": 64, "depth": 2, "num_heads": 4, "norm_eps": 1e-5}}
 
 
 def make_network(work: Work) -> nn.Module:

@@ -12,7 +12,7 @@ from mmkd.report.predictions import Predictions, outcomes
 from mmkd.report.table import comparison, difference, format_table
 
 CLASSES = {"verb": ["lift", "drop", "shake"], "noun": ["mug", "ball"]}
-EVIL = "<script>alert('$x^')</script>"
+EVIL = "<script>alert('$x^$')</script>"  # and a formula that matplotlib would stumble over
 
 
 def made(
@@ -141,6 +141,17 @@ def test_difference_pairs_clips_by_id_and_not_by_place() -> None:
             assert entry[key]["low"] < entry[key]["high"]
 
 
+def test_intervals_are_95_percent_of_the_paired_spread() -> None:
+    a, b = made("student", 1, n=400, signal=2), made("baseline", 2, n=400)
+    entry, ours, theirs = difference(a, b)["noun"], outcomes(a)["noun"], outcomes(b)["noun"]
+    for key, values in (("accuracy", ours.correct * 1.0 - theirs.correct), ("nll", ours.nll - theirs.nll)):
+        half = 1.96 * values.std() / 20
+        assert entry[key]["low"] == pytest.approx(values.mean() - half, abs=0.01 * half)
+        assert entry[key]["high"] == pytest.approx(values.mean() + half, abs=0.01 * half)
+    # The spread of a calibration error over 400 clips: a few points, not a few tenths or tens of points.
+    assert 0.02 < entry["ece"]["high"] - entry["ece"]["low"] < 0.2
+
+
 def test_a_model_compared_with_itself_differs_by_nothing() -> None:
     one = made("student", 1)
     for entry in difference(one, shuffled(one)).values():
@@ -212,7 +223,7 @@ def test_the_page_shows_the_figures_the_difference_and_the_clips(tmp_path: Path)
     assert f"{100 * gain:+.1f} points" in text
     student = report.predictions[3]
     assert CLASSES["noun"][student.labels["noun"][1]] in text and "clip-1" in text
-    assert "label unknown" in text or "✗ wrong" in text
+    assert "unknown · " in text and "label unknown" in text  # clip-5 has no verb
     assert "/runs/a &amp; b" in text and "seed: 0" in text
 
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 def dis_flow(frames: NDArray[np.uint8], bound: float) -> NDArray[np.uint8]:
-    """DIS flow (Kroeger et al., ECCV 2016, arXiv 1603.03590; OpenCV's fast preset) of a clip.
+    """DIS flow (Kroeger et al., ECCV 2016, arXiv 1603.03590; OpenCV's medium preset) of a clip.
 
     Args:
         frames: uint8 [frames, height, width, 3], RGB.
@@ -18,7 +18,7 @@ def dis_flow(frames: NDArray[np.uint8], bound: float) -> NDArray[np.uint8]:
         uint8 [frames, height, width, 2], u and v; frame i holds the flow to frame i + 1, the last one repeats the one
         before it.
     """
-    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    method = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
     still = np.zeros((*gray[0].shape, 2), np.float32)
     flows = [method.calc(a, b, still.copy()) for a, b in pairwise(gray)] or [still]

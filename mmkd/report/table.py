@@ -64,15 +64,15 @@ def format_table(rows: Sequence[Mapping[str, Any]], differences: Mapping[str, Ma
     left = max([len("model"), *map(len, names)])
     sizes = [parameters_text(row["parameters"]) for row in rows]
     heads = head_order(rows)
-    at_once = max(1, (WIDTH - left - 9) // 26)
+    at_once = max(1, (WIDTH - left - 9) // 27)
     lines = []
     for start in range(0, len(heads), at_once):
         block = heads[start : start + at_once]
-        lines.append((" " * (left + 9) + "".join(f"   {_short(head, 23):^23}" for head in block)).rstrip())
-        lines.append(f"{'model':<{left}}{'weights':>9}" + f"   {'accuracy':>9}  {'ECE':>5}  {'NLL':>5}" * len(block))
+        lines.append((" " * (left + 9) + "".join(f"   {_short(head, 24):^24}" for head in block)).rstrip())
+        lines.append(f"{'model':<{left}}{'weights':>9}" + f"   {'accuracy':>10}  {'ECE':>5}  {'NLL':>5}" * len(block))
         for name, size, row in zip(names, sizes, rows, strict=True):
             cells = (_cells(row["metrics"].get(head)) for head in block)
-            line = f"{name:<{left}}{size:>9}" + "".join(f"   {a:>9}  {e:>5}  {n:>5}" for a, e, n in cells)
+            line = f"{name:<{left}}{size:>9}" + "".join(f"   {a:>10}  {e:>5}  {n:>5}" for a, e, n in cells)
             lines.append(line.rstrip())
         lines.append("")
     for title, heads_of in (differences or {}).items():

@@ -1,0 +1,167 @@
+"""A run in one process: what it leaves behind, how it goes on, and what it refuses."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from mmkd.config import SettingsError
+from mmkd.jobs import distill, train_teacher
+from mmkd.models import load_model
+from mmkd.runs import RunFolder, read_lines, read_metrics
+from tests.small import small_settings, write_dataset, write_teachers
+
+
+def settings_of(home, name, **sections):
+    return small_settings(home, **(sections | {"run": {"name": name} | sections.get("run", {})}))
+
+
+def losses(run):
+    return [(row["step"], row["loss"]) for row in read_metrics(run) if row["kind"] == "train"]
+
+
+@pytest.fixture(scope="module")
+def finished(home):
+    """A distillation of two epochs."""
+    result = distill(settings_of(home, "finished"))
+    return home / "runs" / "finished", result
+
+
+def test_a_run_leaves_settings_metrics_checkpoints_model_and_report(finished, home):
+    run, result = finished
+    assert result["run_folder"] == str(run) and result["epochs"] == 2
+    assert json.loads((run / "result.json").read_text()) == result
+    assert yaml.safe_load((run / "config.yaml").read_text())["optim"]["epochs"] == 2
+    kinds = [row["kind"] for row in read_metrics(run)]
+    assert (kinds.count("train"), kinds.count("epoch")) == (10, 2)
+    assert load_model(run / "best").modality == "rgb"
+    assert len(list((run / "checkpoints").glob("checkpoint_*"))) == 2
+    assert list((run / "tensorboard").iterdir())
+    assert "<html" in (run / "report.html").read_text()
+    competence = json.loads((run / "competence.json").read_text())
+    assert competence["names"] == ["rgb", "flow", "boxes"]
+
+
+def test_validation_and_training_see_every_clip_once(finished):
+    run, _ = finished
+    seen: dict[tuple[str, int], list[int]] = {}
+    for row in read_lines(run / "trace-0.jsonl"):
+        seen.setdefault((row["phase"], row["epoch"]), []).extend(row["clips"])
+    assert {key: sorted(clips) == list(range(11 if key[0] == "val" else 37)) for key, clips in seen.items()} == {
+        ("weigh", 1): False, ("train", 1): True, ("train", 2): True, ("val", 1): True, ("val", 2): True,
+    }  # fmt: skip
+
+
+def test_the_same_command_again_says_that_it_is_finished(finished, home, capsys):
+    _, result = finished
+    assert distill(settings_of(home, "finished")) == result
+    assert "is finished" in capsys.readouterr().err
+
+
+def test_the_same_seeds_give_the_same_metrics_and_another_seed_others(finished, home):
+    run, _ = finished
+    distill(settings_of(home, "again"))
+    distill(settings_of(home, "other", run={"seed": 5}))
+    assert losses(home / "runs" / "again") == losses(run)
+    assert losses(home / "runs" / "other") != losses(run)
+
+
+def test_a_run_cut_off_after_an_epoch_goes_on_as_if_it_had_not_been(finished, home):
+    run, result = finished
+    cut = home / "runs" / "cut"
+    shutil.copytree(run, cut)
+    last = max((cut / "checkpoints").glob("checkpoint_*"))
+    (last / "network.safetensors").write_bytes(b"torn")  # a torn checkpoint is passed over
+    (cut / "result.json").unlink()
+    again = distill(settings_of(home, "cut"))
+    assert again["val"] == result["val"]
+    assert losses(cut) == losses(run)
+    new, old = load_model(cut / "best").state_dict(), load_model(run / "best").state_dict()
+    assert all(torch.equal(new[name], old[name]) for name in old)
+
+
+def test_other_settings_data_or_teachers_on_resume_are_refused_by_name(finished, home, tmp_path):
+    with pytest.raises(SettingsError, match=r"loss\.temperature was 2\.0 and is 5\.0"):
+        distill(settings_of(home, "finished", loss={"temperature": 5.0}))
+    assert distill(settings_of(home, "finished", resources={"readers": 5}))  # only how it is carried out
+    elsewhere = tmp_path / "home"
+    write_dataset(elsewhere / "data" / "small", lambda split, rows: rows[::-1])
+    write_teachers(elsewhere)
+    shutil.copytree(home / "runs" / "finished", elsewhere / "runs" / "finished")
+    with pytest.raises(SettingsError, match=r"data was '\w+' and is '\w+'"):
+        distill(settings_of(elsewhere, "finished"))
+
+
+def test_two_jobs_cannot_share_a_run_folder(home):
+    with RunFolder(home / "runs" / "held"), pytest.raises(SettingsError, match=r"in use by process \d+"):
+        distill(settings_of(home, "held"))
+
+
+def test_a_baseline_needs_no_teachers_and_a_teacher_does_not_see_held_out_clips(home):
+    labels = {"distill_weight": 0.0, "label_weight": 1.0}
+    distill(settings_of(home, "labels", loss=labels, teachers={"folders": ["nowhere"]}))
+    train_teacher(settings_of(home, "teacher", loss=labels, teacher={"modality": "boxes"}))
+    seen = {
+        name: {clip for row in read_lines(home / "runs" / name / "trace-0.jsonl") if row["phase"] == "train"
+               for clip in row["clips"]}
+        for name in ("labels", "teacher")
+    }  # fmt: skip
+    weighed = {
+        clip for row in read_lines(home / "runs" / "finished" / "trace-0.jsonl") if row["phase"] == "weigh"
+        for clip in row["clips"]
+    }  # fmt: skip
+    assert seen["labels"] == set(range(37))
+    assert seen["teacher"] == set(range(37)) - weighed and weighed
+    assert load_model(home / "runs" / "teacher" / "best").modality == "boxes"
+
+
+def test_labels_can_be_learnt(home):
+    many = {"epochs": 25, "lr": 0.01}
+    labels = {"distill_weight": 0.0, "label_weight": 1.0}
+    result = distill(settings_of(home, "learnt", loss=labels, optim=many, views={"scale": (1.0, 1.1), "jitter": 0.0}))
+    assert result["val"]["noun"] > 0.85
+
+
+def test_a_few_broken_clips_are_listed_and_many_fail_the_job(tmp_path):
+    def spoil(split, rows):
+        return [
+            row | {"rgb": [frame[:50] for frame in row["rgb"]]} if row["clip_id"] == "train-004" else row for row in rows
+        ]
+
+    write_dataset(tmp_path / "data" / "small", spoil)
+    write_teachers(tmp_path)
+    result = distill(settings_of(tmp_path, "some", data={"max_broken_share": 0.1}))
+    assert result["broken_clips"] == 1
+    rejects = read_lines(tmp_path / "runs" / "some" / "rejects.jsonl")
+    assert rejects == [{"split": "train", "clip_id": "train-004", "reason": "a frame cannot be decoded"}]
+    with pytest.raises(ValueError, match=r"max_broken_share.*train clip number 4: a frame cannot be decoded"):
+        distill(settings_of(tmp_path, "none", data={"max_broken_share": 0.0}))
+
+
+def test_a_student_that_is_taught_ignores_labels_and_unlabelled_clips_take_part(tmp_path):
+    def unlabel(split, rows):
+        if split != "train":
+            return rows
+        return [row | {"labels": {"verb": None, "noun": None}} if i % 2 else row for i, row in enumerate(rows)]
+
+    write_dataset(tmp_path / "data" / "small", unlabel)
+    write_teachers(tmp_path)
+    distill(settings_of(tmp_path, "half"))
+    rows = [row for row in read_metrics(tmp_path / "runs" / "half") if row["kind"] == "train"]
+    assert all(np.isfinite(row["loss"]) and row["kd"] > 0 for row in rows)
+
+
+def test_impossible_requests_are_refused_up_front(home):
+    with pytest.raises(SettingsError, match="a student sees rgb"):
+        distill(settings_of(home, "x", student={"modality": "flow"}))
+    with pytest.raises(SettingsError, match="must be 0 for a teacher"):
+        train_teacher(settings_of(home, "x"))
+    with pytest.raises(FileNotFoundError, match=r"dataset\.json"):
+        distill(settings_of(home, "x", data={"folder": "nothing"}))
+    with pytest.raises(FileNotFoundError, match="not a model folder"):
+        distill(settings_of(home, "x", teachers={"folders": ["nothing"]}))
+    with pytest.raises(SettingsError, match=r"data\.weigh_share"):
+        distill(settings_of(home, "x", data={"weigh_share": 0.0}))

@@ -1,0 +1,112 @@
+"""The ensemble answers for what is there, and teachers that cannot teach are refused by name."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mmkd.models import create_model, load_model, save_model
+from mmkd.plan import PADDING
+from mmkd.reader import read_unit
+from mmkd.shards import open_dataset, read_manifest
+from mmkd.teachers import Ensemble, check_teachers, judge
+from tests.small import HEADS, small_settings
+
+INPUT = {"frames": 4, "sampling": "uniform"}
+DATA = {"fingerprint": "f", "weigh_share": 0.3, "weigh_seed": 0}
+
+
+def block_of(home, clips):
+    folder = home / "data" / "small"
+    views = small_settings(home).views
+    modalities = ("rgb", "flow", "boxes")
+    return read_unit(open_dataset(folder), read_manifest(folder, "train"), views, np.array(clips), 0, modalities)
+
+
+def folders(home):
+    return [str(home / "models" / name) for name in ("rgb", "flow", "boxes")]
+
+
+def test_each_teachers_logits_stay_apart_and_everything_but_rgb_is_dropped(home):
+    block = block_of(home, [4, 5, PADDING, 6])
+    out = Ensemble(folders(home), HEADS, batch_size=2)(block)
+    assert set(out) == {
+        "clip", "status", "label/verb", "label/noun", "rgb", "teacher_present",
+        "teacher_logits/verb", "teacher_logits/noun",
+    }  # fmt: skip
+    assert out["teacher_logits/verb"].shape == (4, 3, 3) and out["teacher_logits/noun"].shape == (4, 3, 2)
+    assert out["teacher_present"].tolist() == [[True] * 3, [True] * 3, [False] * 3, [True] * 3]
+    alone = load_model(folders(home)[1])(torch.from_numpy(block["flow"][[0, 1, 3]]))
+    assert np.allclose(out["teacher_logits/noun"][[0, 1, 3], 1], alone["noun"].detach(), atol=1e-6)
+
+
+def test_a_missing_modality_masks_its_teacher_only(home):
+    block = block_of(home, [4, 5])
+    block["has/flow"][1] = False
+    out = Ensemble(folders(home), HEADS)(block)
+    assert out["teacher_present"].tolist() == [[True, True, True], [True, False, True]]
+    assert not out["teacher_logits/verb"][1, 1].any() and out["teacher_logits/verb"][1, 2].any()
+
+
+def test_non_finite_logits_name_the_teacher_and_the_clips(home):
+    ensemble = Ensemble(folders(home), HEADS)
+    with torch.no_grad():
+        ensemble.models[1].heads["verb"].bias[0] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"teacher flow gave non-finite verb logits.*\[4, 5\]"):
+        ensemble(block_of(home, [4, 5]))
+
+
+def test_a_teacher_with_other_classes_or_views_or_that_saw_the_held_out_clips_is_refused(home, tmp_path):
+    expected = INPUT | {"size": 16}
+    assert [d["modality"] for d in check_teachers(folders(home), HEADS, expected, DATA)] == ["rgb", "flow", "boxes"]
+    with pytest.raises(ValueError, match=r"models/rgb has other classes.*'noun'.*saucer"):
+        check_teachers(folders(home), HEADS | {"noun": ["cup", "saucer"]}, expected, DATA)
+    with pytest.raises(ValueError, match=r"their order"):
+        check_teachers(folders(home), HEADS | {"noun": ["ball", "cup"]}, expected, DATA)
+    with pytest.raises(ValueError, match=r"views\.frames 4 \(here 8\)"):
+        check_teachers(folders(home), HEADS, expected | {"frames": 8}, DATA)
+    model = create_model("r2plus1d_tiny", HEADS, "rgb", channels=(4, 8))
+    save_model(model, tmp_path, {"data": DATA | {"weigh_seed": 7}})
+    with pytest.raises(ValueError, match=r"weigh_seed 7, so it saw clips"):
+        check_teachers([str(tmp_path)], HEADS, expected, DATA)
+
+
+def judged(good: list[float], **options):
+    """Teachers that are right on a share of 200 clips of two classes, and sure of it to the same degree."""
+    n = 200
+    labels = np.arange(n) % 2
+    logits = np.zeros((n, len(good), 2), np.float32)
+    for k, share in enumerate(good):
+        says = np.where(np.arange(n) < share * n, labels, 1 - labels)
+        logits[np.arange(n), k, says] = 1.0
+    defaults = {"weighting": "held_out", "gamma": 0.1, "drop_near_chance": True}
+    names = [f"t{k}" for k in range(len(good))]
+    return judge(names, {"verb": logits}, np.ones((n, len(good)), bool), {"verb": labels}, **(defaults | options))
+
+
+def test_better_teachers_weigh_more_and_one_near_chance_is_left_out():
+    competence = judged([0.9, 0.7, 0.52], drop_near_chance=False)
+    assert competence.accuracy["verb"] == pytest.approx([0.9, 0.7, 0.52])
+    assert competence.weight["verb"][0] > competence.weight["verb"][1] > competence.weight["verb"][2] > 0
+    assert sum(competence.weight["verb"]) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match=r"teacher t2 is near chance on every head"):
+        judged([0.9, 0.7, 0.52])
+    with pytest.raises(ValueError, match=r"no teacher is better than chance on head verb: t0 52\.0 %"):
+        judged([0.52])
+
+
+def test_uniform_weights_are_equal():
+    assert judged([0.9, 0.7], weighting="uniform").weight["verb"] == [0.5, 0.5]
+
+
+def test_shipped_teachers_fit_the_built_in_data():
+    from mmkd.jobs import MODALITIES
+    from mmkd.sources.tabletop import HEADS as TABLETOP
+    from mmkd.teachers import SHIPPED
+
+    for modality in MODALITIES:
+        description = json.loads((SHIPPED / modality / "model.json").read_text())
+        assert description["heads"] == TABLETOP and description["modality"] == modality
+        assert description["training"]["data"]["made_by"]["seed"] != 0  # not the demo's clips
+        load_model(SHIPPED / modality)
