@@ -33,9 +33,6 @@ def ray_session(settings: Settings) -> Iterator[str]:
             object_store_memory=resources.object_store_mb * 2**20,
             **common,
         )
-    if not settings.run.ray_logs:
-        for name in ("ray.data", "ray.train", "ray.tune"):
-            logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
     finally:

@@ -4,6 +4,7 @@ One block is one worker's share of one global batch, from the first stage to the
 workers, worker r is given blocks r, r + n, ... which are the plan's units for it.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -91,13 +92,16 @@ def make_ensemble(
     settings: Settings, folders: Sequence[str], heads: dict[str, list[str]], keep: Sequence[str] = ()
 ) -> "Ensemble":
     """The models of an ensemble in this process, on the device that the settings give teachers."""
+    import torch
+
     from mmkd.teachers import Ensemble
 
     teachers = settings.teachers
     return Ensemble(
         folders,
         heads,
-        device="cuda" if teachers.num_gpus else "cpu",
+        # Ray's GPUs can be logical ones, on a machine that has none.
+        device="cuda" if teachers.num_gpus and torch.cuda.is_available() else "cpu",
         precision=teachers.precision,
         batch_size=teachers.batch_size,
         threads=teachers.threads,
@@ -113,6 +117,13 @@ def blocks_in_process(work: Work, start: int) -> Any:
         yield stage(block) if stage else block
 
 
+def quiet(library: str) -> None:
+    """Keep a Ray library's messages in its log files, off the screen."""
+    for handler in logging.getLogger(library).handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+            handler.setLevel(logging.ERROR)
+
+
 def configure_context(settings: Settings) -> None:
     """Set Ray Data up for whole, ordered blocks in the process that builds and runs the dataset."""
     from ray.data import DataContext
@@ -123,7 +134,8 @@ def configure_context(settings: Settings) -> None:
     context.execution_options.locality_with_output = False
     context.enable_progress_bars = False
     context.enable_rich_progress_bars = False
-    context.enable_tensor_extension_casting = True
+    if not settings.run.ray_logs:
+        quiet("ray.data")
 
 
 def build_dataset(work: Work, start: int, num_workers: int) -> Any:

@@ -69,14 +69,16 @@ def test_the_same_seeds_give_the_same_metrics_and_another_seed_others(finished, 
     assert losses(home / "runs" / "other") != losses(run)
 
 
-def test_a_run_cut_off_after_an_epoch_goes_on_as_if_it_had_not_been(finished, home):
+def test_a_run_cut_off_after_an_epoch_goes_on_as_if_it_had_not_been(finished, home, tmp_path):
     run, result = finished
-    cut = home / "runs" / "cut"
+    (tmp_path / "data").symlink_to(home / "data")
+    (tmp_path / "models").symlink_to(home / "models")
+    cut = tmp_path / "runs" / "finished"
     shutil.copytree(run, cut)
     last = max((cut / "checkpoints").glob("checkpoint_*"))
     (last / "network.safetensors").write_bytes(b"torn")  # a torn checkpoint is passed over
     (cut / "result.json").unlink()
-    again = distill(settings_of(home, "cut"))
+    again = distill(settings_of(tmp_path, "finished"))
     assert again["val"] == result["val"]
     assert losses(cut) == losses(run)
     new, old = load_model(cut / "best").state_dict(), load_model(run / "best").state_dict()

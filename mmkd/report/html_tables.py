@@ -28,7 +28,7 @@ def comparison_table(rows: Sequence[Mapping[str, Any]], pair: tuple[str, str] | 
     return (
         f'<div class="scroll"><table class="wide"><thead>'
         f'<tr><th class="first"></th>{groups}<th class="start"></th></tr>'
-        f'<tr><th class="first">model</th>{columns}<th class="start">weights</th></tr></thead>'
+        f'<tr><th class="first">model</th>{columns}<th class="start">parameters</th></tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )
 

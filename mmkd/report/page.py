@@ -191,7 +191,7 @@ def _reliability(predictions: Sequence[Predictions]) -> str:
     product = " (the product of the heads' probabilities)" if any(len(each.logits) > 1 for each in predictions) else ""
     said = (
         f"How often a model is right ({head}) when it says it is sure{product}. On the dashed line it is as good as it "
-        "says; hatched: the gap (bars below the line: overconfident). Below: how many clips have that confidence."
+        "says; hatched: the gap (bars below the line: overconfident). Below: the clips' confidence and its mean."
     )
     return f'<section><h2>Calibration</h2><p class="soft">{escape(said)}</p>{_panels(panels)}</section>'
 
@@ -199,7 +199,7 @@ def _reliability(predictions: Sequence[Predictions]) -> str:
 def _competence(competence: Mapping[str, Any] | None) -> str:
     if not competence:
         return ""
-    said = "On held-out training clips that no teacher learnt from; weights in the ensemble come from these figures."
+    said = "On held-out training clips that no teacher learnt from. Weight: the teacher's share in the ensemble."
     return (
         f'<section><h2>Teachers</h2><div class="card">{competence_table(competence)}'
         f'<p class="soft">{said} Accuracy in %; CE: cross-entropy, nats.</p></div></section>'

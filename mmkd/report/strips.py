@@ -12,7 +12,7 @@ from mmkd.report.figures import frame_image
 from mmkd.report.predictions import Predictions
 
 MAX_FRAMES = 8
-_SIGNS = {True: '<span class="right">✓</span> ', False: '<span class="wrong">✗</span> ', None: ""}
+_SIGNS = {True: '<span class="right">✓</span>&nbsp;', False: '<span class="wrong">✗</span>&nbsp;', None: ""}
 _MARKS = {
     True: '<span class="right">✓ right</span>',
     False: '<span class="wrong">✗ wrong</span>',

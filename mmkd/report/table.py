@@ -69,7 +69,7 @@ def format_table(rows: Sequence[Mapping[str, Any]], differences: Mapping[str, Ma
     for start in range(0, len(heads), at_once):
         block = heads[start : start + at_once]
         lines.append((" " * (left + 9) + "".join(f"   {_short(head, 24):^24}" for head in block)).rstrip())
-        lines.append(f"{'model':<{left}}{'weights':>9}" + f"   {'accuracy':>10}  {'ECE':>5}  {'NLL':>5}" * len(block))
+        lines.append(f"{'model':<{left}}{'params':>9}" + f"   {'accuracy':>10}  {'ECE':>5}  {'NLL':>5}" * len(block))
         for name, size, row in zip(names, sizes, rows, strict=True):
             cells = (_cells(row["metrics"].get(head)) for head in block)
             line = f"{name:<{left}}{size:>9}" + "".join(f"   {a:>10}  {e:>5}  {n:>5}" for a, e, n in cells)

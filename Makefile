@@ -1,0 +1,35 @@
+# Every target sets up what it needs: a virtual environment in .venv, once.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test test-fast lint teachers clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+# Data, student, baseline and test on the built-in data: a table and a report.
+demo: setup
+	$(BIN)/python rayjobs/demo.py
+
+test: lint
+	$(BIN)/pytest
+
+# Without Ray and without training: the inner loop.
+test-fast: setup
+	$(BIN)/pytest -m "not ray and not slow"
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The teachers that are shipped in mmkd/zoo, trained anew (about an hour on two cores; docs/tabletop.md).
+teachers: setup
+	PYTHON=$(BIN)/python sh benchmarks/teachers.sh
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache *.egg-info

@@ -1,0 +1,132 @@
+"""On Ray: the same plan with any number of workers, through deaths, and nothing that cannot fit."""
+
+import os
+import threading
+import time
+
+import pytest
+
+from mmkd.config import SettingsError
+from mmkd.jobs import distill, pack_data
+from mmkd.models import load_model, save_model
+from mmkd.runs import read_lines, read_metrics
+from mmkd.shards import open_dataset
+from tests.small import small_settings
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    """One Ray for the file, with more logical CPUs than the machine has, and GPUs that it has not."""
+    import ray
+
+    ray.init(num_cpus=5, num_gpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=300 * 2**20)
+    yield
+    ray.shutdown()
+
+
+def settings_of(home, name, **sections):
+    run = {"name": name, "local": False} | sections.pop("run", {})
+    return small_settings(home, run=run, **sections)
+
+
+def clips_by_step(run):
+    """Position in the plan to the clips that all workers saw there, in the order of their ranks."""
+    seen: dict[int, list[int]] = {}
+    for path in sorted(run.glob("trace-*.jsonl")):
+        for row in read_lines(path):
+            seen.setdefault(row["position"], []).extend(row["clips"])
+    return seen
+
+
+@pytest.fixture(scope="module")
+def local(home):
+    """The oracle: the same settings in one process."""
+    distill(settings_of(home, "oracle", run={"local": True}))
+    return home / "runs" / "oracle"
+
+
+def test_one_worker_gives_the_losses_and_the_model_of_the_local_run(home, local):
+    distill(settings_of(home, "one"))
+    run = home / "runs" / "one"
+    rows = [[row for row in read_metrics(path) if row["kind"] == "train"] for path in (run, local)]
+    assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]]
+    assert [row["loss"] for row in rows[0]] == pytest.approx([row["loss"] for row in rows[1]], rel=1e-5)
+    assert clips_by_step(run) == clips_by_step(local)
+    assert load_model(run / "best").spec.heads == load_model(local / "best").spec.heads
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_more_workers_see_the_same_clips_in_each_step(home, local, workers):
+    resources = {"workers": workers, "cpus_per_worker": 1}
+    distill(settings_of(home, f"workers-{workers}", resources=resources, teachers={"actors": 2, "num_gpus": 0.5}))
+    run = home / "runs" / f"workers-{workers}"
+    assert len(list(run.glob("trace-*.jsonl"))) == workers
+    assert clips_by_step(run) == clips_by_step(local)
+    first = [next(row["loss"] for row in read_metrics(path) if row["kind"] == "train") for path in (run, local)]
+    # Batch statistics are a worker's own, so only the size of the loss is the same.
+    assert first[0] == pytest.approx(first[1], rel=0.5)
+
+
+def test_a_killed_worker_costs_no_clip_and_doubles_none(home):
+    """SIGKILL in the middle of an epoch: the run goes on from the last checkpoint."""
+    optim = {"epochs": 12}
+    student = {"options": {"channels": [16, 32, 64]}, "arch": "r2plus1d_tiny"}
+    settings = settings_of(home, "killed", optim=optim, student=student, resources={"workers": 2})
+    run, killed = home / "runs" / "killed", []
+
+    def kill_when_under_way():
+        deadline = time.monotonic() + 120
+        while not killed and time.monotonic() < deadline:
+            rows = read_lines(run / "trace-1.jsonl")
+            if rows and rows[-1]["position"] > 25:
+                os.kill(rows[-1]["process"], 9)
+                killed.append(rows[-1])
+            time.sleep(0.002)
+
+    thread = threading.Thread(target=kill_when_under_way)
+    thread.start()
+    result = distill(settings)
+    thread.join()
+    assert killed and result["epochs"] == 12
+    processes = {row["process"] for row in read_lines(run / "trace-1.jsonl")}
+    assert len(processes) == 2 and killed[0]["process"] in processes
+    per_epoch: dict[tuple[str, int], list[int]] = {}
+    for rank in (0, 1):
+        for row in read_lines(run / f"trace-{rank}.jsonl"):
+            per_epoch.setdefault((row["phase"], row["epoch"]), []).extend(row["clips"])
+    for epoch in range(1, 13):
+        assert sorted(per_epoch["train", epoch]) == list(range(37))
+        assert sorted(per_epoch["val", epoch]) == list(range(11))
+    steps = [row["step"] for row in read_metrics(run) if row["kind"] == "train"]
+    assert steps == list(range(1, 61))
+
+
+def test_more_workers_than_cpus_are_refused_with_the_sum(home):
+    with pytest.raises(SettingsError, match=r"needs 9\.75 CPUs \(resources\.workers 9 x 1 \+ .* has 5;"):
+        distill(settings_of(home, "too-many", resources={"workers": 9}))
+    with pytest.raises(SettingsError, match=r"needs 2 GPUs"):
+        distill(settings_of(home, "no-gpus", resources={"workers": 2, "use_gpu": True}))
+
+
+def test_a_teacher_that_answers_nan_fails_the_job_and_is_named(home, tmp_path):
+    import torch
+
+    model = load_model(home / "models" / "flow")
+    with torch.no_grad():
+        model.heads["noun"].bias[0] = float("inf")
+    save_model(model, tmp_path / "bad")
+    teachers = {"folders": ["rgb", str(tmp_path / "bad")]}
+    with pytest.raises(ValueError, match=r"teacher flow gave non-finite noun logits for clips number"):
+        distill(settings_of(home, "nan", teachers=teachers))
+
+
+def test_clips_packed_on_ray_are_those_packed_in_one_process(tmp_path):
+    source = {"train": 5, "val": 2, "test": 1, "seed": 3}
+    for name, local in (("ray", False), ("here", True)):
+        pack = {"clips_per_shard": 2}
+        pack_data(settings_of(tmp_path, "", data={"folder": name}, source=source, pack=pack, run={"local": local}))
+    first, second = open_dataset(tmp_path / "data" / "ray"), open_dataset(tmp_path / "data" / "here")
+    assert first.fingerprint == second.fingerprint
+    assert {name: split["clips"] for name, split in first.splits.items()} == {"train": 5, "val": 2, "test": 1}
