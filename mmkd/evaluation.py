@@ -124,5 +124,7 @@ def _blocks(settings: Settings, folders: Sequence[str], split: str) -> Iterator[
     read, units = _units(settings, folders, split)
     resources = settings.resources
     dataset = read_units(read, units, readers=resources.readers, num_cpus=resources.cpus_per_reader)
-    dataset = in_teacher_pool(dataset, settings, _Stage, {"settings": settings, "folders": folders})
+    dataset = in_teacher_pool(
+        dataset, settings, _Stage, {"settings": settings, "folders": folders}, settings.optim.batch_size
+    )
     yield from dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)

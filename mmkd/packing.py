@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import simplejpeg
 import soundfile
@@ -177,6 +178,7 @@ def _run_on_ray(settings: Settings, folder: str, tasks: list[tuple]) -> Iterator
     configure_context(settings)
 
     def work(batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
+        cv2.setNumThreads(1)  # Ray runs one of these on each core
         return {"part": [json.dumps(pack_shard(settings, folder, *tasks[i])) for i in batch["id"].tolist()]}
 
     dataset = ray.data.range(len(tasks), override_num_blocks=len(tasks)).map_batches(work, batch_size=None, num_cpus=1)

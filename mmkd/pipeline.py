@@ -148,12 +148,12 @@ def build_dataset(work: Work, start: int, num_workers: int) -> Any:
         partial(read, work, num_workers), units, readers=resources.readers, num_cpus=resources.cpus_per_reader
     )
     if work.teachers:
-        dataset = in_teacher_pool(dataset, work.settings, TeacherStage, {"work": work})
+        dataset = in_teacher_pool(dataset, work.settings, TeacherStage, {"work": work}, work.plan.share(num_workers))
     return dataset
 
 
-def in_teacher_pool(dataset: Any, settings: Settings, stage: type, arguments: dict[str, Any]) -> Any:
-    """Pass whole blocks through a pool of actors that hold an ensemble."""
+def in_teacher_pool(dataset: Any, settings: Settings, stage: type, arguments: dict[str, Any], rows: int) -> Any:
+    """Pass whole blocks, of `rows` rows each, through a pool of actors that hold an ensemble."""
     from ray.data import ActorPoolStrategy
 
     teachers = settings.teachers
@@ -161,7 +161,7 @@ def in_teacher_pool(dataset: Any, settings: Settings, stage: type, arguments: di
     return dataset.map_batches(
         stage,
         fn_constructor_kwargs=arguments,
-        batch_size=None,
+        batch_size=rows,  # not None, which Ray refuses on GPUs; as every block has as many rows, none are merged
         num_cpus=teachers.num_cpus,
         num_gpus=teachers.num_gpus,
         compute=ActorPoolStrategy(size=teachers.actors),

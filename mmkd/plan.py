@@ -68,6 +68,10 @@ class Plan:
     def optimizer_steps(self) -> int:
         return self.epochs * self.train_steps
 
+    def share(self, num_workers: int) -> int:
+        """Rows of a unit: a worker's share of the global batch."""
+        return _ceil(self.batch_size, num_workers)
+
     def step(self, index: int) -> Step:
         """What step `index` of the run is."""
         if not 0 <= index < self.num_steps:
@@ -100,7 +104,7 @@ class Plan:
             order = _epoch_order(self, step.epoch)
             view = step.epoch % self.distinct_views if self.distinct_views else step.epoch
         batch = order[step.number * self.batch_size : (step.number + 1) * self.batch_size]
-        share = _ceil(self.batch_size, num_workers)
+        share = self.share(num_workers)
         clips = np.full(share, PADDING, dtype=np.int64)
         mine = batch[rank * share : (rank + 1) * share]
         clips[: len(mine)] = mine

@@ -95,9 +95,13 @@ def _worker(config: dict[str, Any]) -> None:
         checkpoint = ray.train.Checkpoint.from_directory(folder) if folder else None
         ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)
 
+    failure = run / "failure.json"
+    if failure.is_file():
+        return
     try:
         run_worker(work, run, config["facts"], get_device(), wrap, blocks, keep)
     except (ValueError, FloatingPointError) as error:
-        # Starting again would end the same way: leave the reason where the driver finds it, and stop.
-        if ray.train.get_context().get_world_rank() == 0:
-            write_json(run / "failure.json", {"error": str(error)})
+        # Going on would end the same way. The reason is left where the driver finds it; as the other workers may be
+        # waiting for this one, it dies, and when Ray starts all of them again they see the file and stop.
+        write_json(failure, {"error": str(getattr(error, "cause", None) or error)})
+        raise

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
+import cv2
 import ray
 from ray.data import Datasource, ReadTask
 from ray.data.block import Block, BlockAccessor, BlockMetadata
@@ -45,4 +46,5 @@ def _block(read: Any, unit: int) -> list[Block]:
 
 @lru_cache(maxsize=2)
 def _resolve(read: Any) -> Callable[[int], Columns]:
+    cv2.setNumThreads(1)  # Ray decides how many readers share the cores
     return ray.get(read)

@@ -35,6 +35,8 @@ def make_network(work: Work) -> nn.Module:
         options = network.options or (OPTIONS.get(modality, {}) if not network.arch else {})
         if modality == "boxes":
             options = {"num_frames": settings.views.frames, **options}
+        elif modality == "audio":
+            options = {"sample_rate": dataset.sample_rate, **options}
         model = create_model(network.arch or ARCHS[modality], dataset.heads, modality, **options)
     model.spec.input = view_geometry(work)  # type: ignore[union-attr]
     return model

@@ -120,6 +120,15 @@ def test_a_baseline_needs_no_teachers_and_a_teacher_does_not_see_held_out_clips(
     assert load_model(home / "runs" / "teacher" / "best").modality == "boxes"
 
 
+def test_teachers_can_be_trained_anew_before_the_student(home, capsys):
+    teachers = {"folders": [], "retrain": True}
+    result = distill(settings_of(home, "retrained", teachers=teachers, optim={"epochs": 1}, views={"size": 32}))
+    competence = json.loads((home / "runs" / "retrained" / "competence.json").read_text())
+    assert competence["names"] == ["rgb", "flow", "audio", "boxes"] and result["epochs"] == 1
+    for modality in competence["names"]:
+        assert load_model(home / "runs" / f"teacher-{modality}-small" / "best").modality == modality
+
+
 def test_labels_can_be_learnt(home):
     many = {"epochs": 25, "lr": 0.01}
     labels = {"distill_weight": 0.0, "label_weight": 1.0}
@@ -130,7 +139,8 @@ def test_labels_can_be_learnt(home):
 def test_a_few_broken_clips_are_listed_and_many_fail_the_job(tmp_path):
     def spoil(split, rows):
         return [
-            row | {"rgb": [frame[:50] for frame in row["rgb"]]} if row["clip_id"] == "train-004" else row for row in rows
+            row | {"rgb": [frame[:50] for frame in row["rgb"]]} if row["clip_id"] == "train-004" else row
+            for row in rows
         ]
 
     write_dataset(tmp_path / "data" / "small", spoil)

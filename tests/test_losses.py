@@ -13,7 +13,10 @@ def kl(p: list[float], q: list[float]) -> float:
     return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
 
 
-STUDENT = {"verb": torch.tensor([[0.0, math.log(3)], [0.0, 0.0]]), "noun": torch.tensor([[0.0, 0.0], [math.log(3), 0.0]])}
+STUDENT = {
+    "verb": torch.tensor([[0.0, math.log(3)], [0.0, 0.0]]),
+    "noun": torch.tensor([[0.0, 0.0], [math.log(3), 0.0]]),
+}
 TEACHER = {"verb": torch.tensor([[math.log(3), 0.0], [0.0, 0.0]]), "noun": torch.tensor([[0.0, 0.0], [0.0, 0.0]])}
 LABELS = {"verb": torch.tensor([1, 0]), "noun": torch.tensor([0, 1])}
 
@@ -22,9 +25,7 @@ def test_loss_is_the_papers_at_temperature_one():
     kd = (kl([0.75, 0.25], [0.25, 0.75]) / 2 + kl([0.5, 0.5], [0.75, 0.25]) / 2) / 2
     ce = ((-math.log(0.75) - math.log(0.5)) / 2 + (-math.log(0.5) - math.log(0.25)) / 2) / 2
     for distill, label in ((1, 0), (0, 1), (0.7, 0.3)):
-        loss = distillation_loss(
-            STUDENT, TEACHER, LABELS, temperature=1.0, distill_weight=distill, label_weight=label
-        )
+        loss = distillation_loss(STUDENT, TEACHER, LABELS, temperature=1.0, distill_weight=distill, label_weight=label)
         assert loss.item() == pytest.approx(distill * kd + label * ce, rel=1e-6)
 
 
@@ -32,7 +33,9 @@ def test_temperature_softens_both_and_scales_by_its_square():
     soft = {head: logits / 4 for head, logits in STUDENT.items()}, {head: t / 4 for head, t in TEACHER.items()}
     options = {"distill_weight": 1.0, "label_weight": 0.0}
     hot = distillation_loss(STUDENT, TEACHER, LABELS, temperature=4.0, **options)
-    assert hot.item() == pytest.approx(16 * distillation_loss(*soft, LABELS, temperature=1.0, **options).item(), rel=1e-6)
+    assert hot.item() == pytest.approx(
+        16 * distillation_loss(*soft, LABELS, temperature=1.0, **options).item(), rel=1e-6
+    )
 
 
 def test_head_weights_reach_the_label_term_only_and_zero_leaves_a_head_out():

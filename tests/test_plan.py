@@ -33,7 +33,9 @@ def test_every_clip_once_an_epoch_with_any_number_of_workers(workers):
 def test_a_step_has_the_same_clips_in_the_same_order_with_1_2_and_3_workers():
     the_plan = plan()
     for index in range(the_plan.num_steps):
-        assert clips_of_step(the_plan, index, 1) == clips_of_step(the_plan, index, 2) == clips_of_step(the_plan, index, 3)
+        assert (
+            clips_of_step(the_plan, index, 1) == clips_of_step(the_plan, index, 2) == clips_of_step(the_plan, index, 3)
+        )
 
 
 def test_order_changes_with_epoch_and_seed_and_with_nothing_else():
