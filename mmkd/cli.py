@@ -72,9 +72,15 @@ def _take_config(arguments: list[str]) -> list[str]:
 
 def _flags(arguments: list[str]) -> list[str]:
     """`--run.local true` and `--run.local false` as the flags `--run.local` and `--run.no_local`."""
+    switches = {
+        f"--{section}.{name}"
+        for section, field in Settings.model_fields.items()
+        for name, inner in getattr(field.annotation, "model_fields", {}).items()
+        if inner.annotation is bool
+    }
     flags: list[str] = []
     for argument in arguments:
-        if argument.lower() not in ("true", "false") or not flags or not flags[-1].startswith("--"):
+        if argument.lower() not in ("true", "false") or not flags or flags[-1] not in switches:
             flags.append(argument)
         elif argument.lower() == "false":
             section, _, field = flags[-1].rpartition(".")

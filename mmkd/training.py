@@ -6,9 +6,7 @@ what leaves goes through a `Recorder`.
 
 import math
 import os
-import time
 from collections.abc import Iterable, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,12 +18,13 @@ from torch import Tensor, nn
 from mmkd.checkpoint import read_checkpoint
 from mmkd.config import Settings
 from mmkd.losses import active_heads, row_sums
+from mmkd.meter import Collector, Meter
 from mmkd.metrics import evaluate_heads, topk_accuracy
 from mmkd.models import Recogniser
 from mmkd.plan import Plan, Step
-from mmkd.reader import PADDED, REAL, STATUS, Block
+from mmkd.reader import REAL, Block
 from mmkd.teachers import Competence, combine, inputs_of, judge, present_weights
-from mmkd.workers import gather, rank, total, world_size
+from mmkd.workers import rank, total, world_size
 
 
 class Recorder(Protocol):
@@ -122,8 +121,8 @@ def fit_blocks(fit: Fit, blocks: Iterable[Block], recorder: Recorder) -> None:
         RuntimeError: a block is not the one that the plan has at this place, or the blocks end early.
         ValueError: the teachers are refused, or too many clips are broken.
     """
-    weigh, validation = _Collector(), _Collector()
-    meter = _Meter(world_size())
+    weigh, validation = Collector(), Collector()
+    meter = Meter(world_size())
     for block in meter.timed(blocks):
         step = fit.plan.step(fit.position)
         _check_place(block, step)
@@ -270,7 +269,7 @@ def _judge(fit: Fit, columns: Block, recorder: Recorder) -> None:
     recorder.competence(competence)
 
 
-def _end_epoch(fit: Fit, step: Step, columns: Block, meter: "_Meter", recorder: Recorder) -> None:
+def _end_epoch(fit: Fit, step: Step, columns: Block, meter: Meter, recorder: Recorder) -> None:
     broken = [clip for split, clip, _ in meter.all_broken if split == "val"]
     expected = np.setdiff1d(fit.plan.val, broken)
     if not np.array_equal(np.sort(columns["clip"]), np.sort(expected)):
@@ -297,7 +296,7 @@ def selection_score(
     return (metrics[head]["accuracy"] + topk_accuracy(logits[head][known], labels[head][known], 5)) / 2
 
 
-def _count_broken(fit: Fit, meter: "_Meter", recorder: Recorder) -> None:
+def _count_broken(fit: Fit, meter: Meter, recorder: Recorder) -> None:
     new, read = meter.take_broken()
     fit.clips_read += read
     fit.clips_broken += len(new)
@@ -311,101 +310,8 @@ def _count_broken(fit: Fit, meter: "_Meter", recorder: Recorder) -> None:
         )
 
 
-def _train_row(fit: Fit, step: Step, done: int, terms: dict[str, Tensor], meter: "_Meter") -> dict[str, Any]:
+def _train_row(fit: Fit, step: Step, done: int, terms: dict[str, Tensor], meter: Meter) -> dict[str, Any]:
     row: dict[str, Any] = {"step": done, "position": fit.position + 1, "epoch": step.epoch + 1}
     row |= {name: float(value) for name, value in terms.items()}
     row["lr"] = fit.optimizer.param_groups[0]["lr"]
-    return row | meter.rates(fit, step)
-
-
-class _Collector:
-    """Gathers rows of many blocks, from all workers when it is emptied."""
-
-    def __init__(self) -> None:
-        self.parts: list[Block] = []
-
-    def add(self, columns: Block) -> None:
-        self.parts.append(columns)
-
-    def pop(self) -> Block:
-        parts = [part for worker in gather(self.parts) for part in worker]
-        self.parts = []
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-class _Meter:
-    """Clips per second, time spent waiting for data, and broken clips."""
-
-    def __init__(self, workers: int):
-        self.workers = workers
-        self.start = self.mark = time.monotonic()
-        self.wait = self.mark_wait = 0.0
-        self.clips = self.mark_clips = self.mark_taught = self.steps = 0
-        self.epoch_start, self.epoch_wait, self.epoch_clips = self.start, 0.0, 0
-        self.first_wait = 0.0
-        self.read = 0
-        self.new_broken: list[tuple[str, int, str]] = []
-        self.all_broken: set[tuple[str, int, str]] = set()
-
-    @contextmanager
-    def _waiting(self) -> Any:
-        before = time.monotonic()
-        yield
-        waited = time.monotonic() - before
-        if self.clips or self.read:
-            self.wait += waited
-        else:  # start-up is told apart from a pipeline that cannot keep up
-            self.first_wait += waited
-            self.start = self.mark = self.epoch_start = time.monotonic()
-
-    def timed(self, blocks: Iterable[Block]) -> Iterable[Block]:
-        iterator = iter(blocks)
-        while True:
-            with self._waiting():
-                block = next(iterator, None)
-            if block is None:
-                return
-            yield block
-
-    def count(self, step: Step, block: Block, real: np.ndarray) -> None:
-        self.steps += 1
-        self.read += int((block["status"] != PADDED).sum())
-        split = "val" if step.phase == "val" else "train"
-        for row in np.flatnonzero((block["status"] != REAL) & (block["status"] != PADDED)):
-            self.new_broken.append((split, int(block["clip"][row]), STATUS[int(block["status"][row])]))
-        if step.phase == "train":
-            self.clips += int(real.sum())
-        if step.phase != "val" and "teacher_present" in block:
-            self.mark_taught += int(block["teacher_present"].sum())
-
-    def rates(self, fit: Fit, step: Step) -> dict[str, float]:
-        now = time.monotonic()
-        elapsed = max(now - self.mark, 1e-9)
-        rates: dict[str, float] = {
-            "clips_per_second": self.workers * (self.clips - self.mark_clips) / elapsed,
-            "teacher_clips_per_second": self.workers * self.mark_taught / elapsed,
-            "wait_share": (self.wait - self.mark_wait) / elapsed,
-            "seconds_left": (fit.plan.num_steps - fit.position - 1) * (now - self.start) / max(self.steps, 1),
-        }
-        self.mark, self.mark_wait, self.mark_clips, self.mark_taught = now, self.wait, self.clips, 0
-        return rates
-
-    def epoch(self) -> dict[str, float]:
-        now = time.monotonic()
-        elapsed = now - self.epoch_start
-        row: dict[str, float] = {
-            "seconds": elapsed,
-            "clips_per_second": self.workers * (self.clips - self.epoch_clips) / elapsed,
-            "wait_share": (self.wait - self.epoch_wait) / elapsed,
-            "first_wait_seconds": self.first_wait,
-        }
-        self.epoch_start, self.epoch_wait, self.epoch_clips = now, self.wait, self.clips
-        return row
-
-    def take_broken(self) -> tuple[list[tuple[str, int, str]], int]:
-        """Broken clips of all workers since the last call, and how many clips were read."""
-        parts = gather((self.new_broken, self.read))
-        broken = sorted({clip for part, _ in parts for clip in part})
-        self.all_broken |= set(broken)
-        self.new_broken, self.read = [], 0
-        return broken, sum(read for _, read in parts)
+    return row | meter.rates(fit.plan, fit.position)

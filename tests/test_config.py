@@ -1,7 +1,7 @@
 """Settings refuse what cannot be and name the field; what a run saves can be used again."""
 
-import yaml
 import pytest
+import yaml
 
 from mmkd.cli import load_settings
 from mmkd.config import Settings, SettingsError
@@ -23,7 +23,8 @@ def test_flags_override_files_and_files_override_the_jobs_defaults(tmp_path):
     assert load().optim.epochs == 3
     file = tmp_path / "a.yaml"
     file.write_text("optim: {epochs: 5, lr: 0.1}\nrun: {local: true}\n")
-    settings = load("--config", str(file), "--optim.lr", "0.2", "--run.local", "false")
+    settings = load("--config", str(file), "--optim.lr", "0.2", "--run.local", "false", "--run.name", "true")
+    assert settings.run.name == "true" and load("--run.local").run.local and load("--run.local", "True").run.local
     assert (settings.optim.epochs, settings.optim.lr, settings.run.local) == (5, 0.2, False)
 
 

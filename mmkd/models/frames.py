@@ -16,10 +16,9 @@ class FrameEncoder(nn.Module):
         import timm
 
         options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
-        self.encoder: Any = timm.create_model(
-            name, pretrained=pretrained, in_chans=in_channels, num_classes=0, **options
-        )
-        self.num_features: int = getattr(self.encoder, "head_hidden_size", None) or self.encoder.num_features
+        encoder: Any = timm.create_model(name, pretrained=pretrained, in_chans=in_channels, num_classes=0, **options)
+        self.encoder = encoder
+        self.num_features: int = getattr(encoder, "head_hidden_size", None) or encoder.num_features
         self.temporal = nn.Conv1d(self.num_features, self.num_features, 3, padding=1, groups=self.num_features)
 
     def forward(self, x: Tensor) -> Tensor:
