@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,7 @@ def _carry_out(work: Work, teacher_hashes: dict[str, str], kind: str) -> dict[st
     name = settings.run.name or f"{kind}-{Path(work.data_folder).name}"
     identity = {"kind": kind, "data": dataset.fingerprint, "teachers": teacher_hashes}
     with RunFolder(settings.home / "runs" / name) as run:
+        work = replace(work, run_folder=str(run.path))
         run.claim(settings, identity)
         if (result := run.result()) is not None:
             say(f"run {run.path} is finished; delete it, or choose another run.name, to train again")

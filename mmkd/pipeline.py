@@ -8,11 +8,13 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmkd.config import Network, Settings
 from mmkd.plan import Plan
 from mmkd.reader import Block, read_plan_unit
+from mmkd.runs import write_json
 from mmkd.shards import Dataset, Manifest, open_dataset, read_manifest
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ class Work:
         network: the one in training.
         teachers: model folders of the ensemble; empty: no teachers.
         teacher_modalities: what the teachers see.
+        run_folder: where the run leaves its records.
     """
 
     settings: Settings
@@ -37,6 +40,7 @@ class Work:
     network: Network
     teachers: tuple[str, ...] = ()
     teacher_modalities: tuple[str, ...] = ()
+    run_folder: str = ""
 
     def modalities(self) -> dict[str, Sequence[str]]:
         """What each phase reads; validation needs no teachers."""
@@ -75,17 +79,31 @@ def read(work: Work, num_workers: int, unit: int) -> Block:
     )
 
 
+def leave_failure(run_folder: str, error: Exception) -> None:
+    """Leave the reason why a run cannot go on where its driver and its workers look for it.
+
+    Ray wraps what a stage or a worker raises, and starts workers again whatever it was.
+    """
+    if run_folder:
+        write_json(Path(run_folder) / "failure.json", {"error": str(error)})
+
+
 class TeacherStage:
     """The ensemble on the blocks of the phases that teachers take part in; the others pass."""
 
     def __init__(self, work: Work):
         heads = cached_dataset(work.data_folder).heads
-        self.plan = work.plan
+        self.plan, self.run_folder = work.plan, work.run_folder
         self.ensemble = make_ensemble(work.settings, work.teachers, heads, keep=(work.network.modality,))
 
     def __call__(self, block: Block) -> Block:
-        phase = self.plan.step(int(block["step"][0])).phase
-        return block if phase == "val" else self.ensemble(block)
+        if self.plan.step(int(block["step"][0])).phase == "val":
+            return block
+        try:
+            return self.ensemble(block)
+        except FloatingPointError as error:
+            leave_failure(self.run_folder, error)
+            raise
 
 
 def make_ensemble(

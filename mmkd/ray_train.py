@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmkd.pipeline import Work, build_dataset, configure_context
+from mmkd.pipeline import Work, build_dataset, configure_context, leave_failure
 from mmkd.reader import Block
-from mmkd.runs import write_json
 from mmkd.worker import run_worker, start_position
 
 
@@ -46,9 +45,11 @@ def train_on_ray(work: Work, run: Path, facts: dict[str, Any], threads: int) -> 
         datasets={"plan": _placeholder},
         dataset_config=_plan_config(work, run),
     )
-    trainer.fit()
-    if failure.is_file():
-        raise ValueError(json.loads(failure.read_text())["error"])
+    try:
+        trainer.fit()
+    finally:
+        if failure.is_file():
+            raise ValueError(json.loads(failure.read_text())["error"])
 
 
 def _placeholder() -> Any:
@@ -100,8 +101,8 @@ def _worker(config: dict[str, Any]) -> None:
         return
     try:
         run_worker(work, run, config["facts"], get_device(), wrap, blocks, keep)
-    except (ValueError, FloatingPointError) as error:
-        # Going on would end the same way. The reason is left where the driver finds it; as the other workers may be
-        # waiting for this one, it dies, and when Ray starts all of them again they see the file and stop.
-        write_json(failure, {"error": str(getattr(error, "cause", None) or error)})
+    except ValueError as error:
+        # Going on would end the same way. As the other workers may be waiting for this one, it dies, and when Ray
+        # starts all of them again they see the reason and stop.
+        leave_failure(str(run), error)
         raise
