@@ -18,7 +18,7 @@ demo: setup
 test: lint
 	$(BIN)/pytest
 
-# Without Ray and without training: the inner loop.
+# Without Ray: the inner loop.
 test-fast: setup
 	$(BIN)/pytest -m "not ray and not slow"
 

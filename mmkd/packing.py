@@ -143,12 +143,13 @@ def pack_shard(settings: Settings, folder: str, split: str, number: int, start: 
     rows, rejects = [], []
     fps, sample_rate = 0.0, 0
     for unit in range(start, stop):
-        for clip in source.clips(split, unit):
-            fps, sample_rate = clip.fps, clip.sample_rate
-            try:
+        name = f"unit {unit}"
+        try:
+            for clip in source.clips(split, unit):
+                name, fps, sample_rate = clip.clip_id, clip.fps, clip.sample_rate
                 rows.append(encode_clip(clip, settings, source.heads))
-            except ValueError as error:
-                rejects.append({"split": split, "clip_id": clip.clip_id, "reason": str(error)})
+        except (ValueError, RuntimeError) as error:
+            rejects.append({"split": split, "clip_id": name, "reason": str(error)})
     name = f"{number:05d}.parquet"
     digest = write_shard(Path(folder) / split / name, rows, list(source.heads), settings.pack.row_group)
     return {
