@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,11 +23,13 @@ def ray_session(settings: Settings) -> Iterator[str]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     level = logging.INFO if settings.run.ray_logs else logging.ERROR
     common: dict[str, Any] = {"log_to_driver": settings.run.ray_logs, "logging_level": level}
-    try:
-        context = ray.init(address="auto", **common)
-    except ConnectionError:
+    address = running_cluster()
+    if address:
+        context = ray.init(address=address, **common)
+    else:
         resources = settings.resources
         context = ray.init(
+            address="local",
             include_dashboard=True,
             num_cpus=resources.num_cpus or None,
             num_gpus=resources.num_gpus or None,
@@ -37,6 +40,26 @@ def ray_session(settings: Settings) -> Iterator[str]:
         yield f"http://{context.dashboard_url}" if context.dashboard_url else ""
     finally:
         ray.shutdown()
+
+
+def running_cluster() -> str | None:
+    """Address of the cluster that this job belongs to: RAY_ADDRESS, else one that was started on this machine.
+
+    Ray remembers the latter in a file that outlives it; asked to join one that is gone, it tries for minutes.
+    """
+    from ray._private.utils import read_ray_address
+
+    address = os.environ.get("RAY_ADDRESS") or read_ray_address()
+    if not address or "://" in address or address in ("auto", "local"):
+        return address
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError:
+        if "RAY_ADDRESS" in os.environ:
+            raise SettingsError(f"RAY_ADDRESS is {address}, where no Ray answers; start it, or unset it.") from None
+        return None
+    return address
 
 
 def check_fits(settings: Settings, teachers: int) -> None:

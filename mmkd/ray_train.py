@@ -85,7 +85,9 @@ def _worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
 
     def wrap(model: nn.Module) -> nn.Module:
-        return prepare_model(model)
+        # A head of weight 0 has no gradient, which DDP must be told to expect.
+        unused = 0.0 in work.settings.loss.head_weights.values()
+        return prepare_model(model, parallel_strategy_kwargs={"find_unused_parameters": unused})
 
     def blocks(position: int) -> Iterable[Block]:
         shard = ray.train.get_dataset_shard("plan")

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from mmkd.config import SettingsError
-from mmkd.jobs import distill, pack_data
+from mmkd.jobs import distill, pack_data, train_teacher
 from mmkd.models import load_model, save_model
 from mmkd.runs import read_lines, read_metrics
 from mmkd.shards import open_dataset
@@ -21,7 +21,8 @@ def cluster():
     """One Ray for the file, with more logical CPUs than the machine has, and GPUs that it has not."""
     import ray
 
-    ray.init(num_cpus=5, num_gpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=300 * 2**20)
+    memory = 300 * 2**20
+    ray.init("local", num_cpus=5, num_gpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=memory)
     yield
     ray.shutdown()
 
@@ -67,6 +68,24 @@ def test_more_workers_see_the_same_clips_in_each_step(home, local, workers):
     first = [next(row["loss"] for row in read_metrics(path) if row["kind"] == "train") for path in (run, local)]
     # Batch statistics are a worker's own, so only the size of the loss is the same.
     assert first[0] == pytest.approx(first[1], rel=0.5)
+
+
+def test_the_loss_is_normalised_over_the_global_batch_whatever_the_shares(home):
+    """37 clips in batches of 8 on 3 workers: uneven shares, and one that is all padding, in each epoch's last step.
+
+    The box network has no batch statistics, and no dropout here, so one worker and three must agree.
+    """
+    box = {"modality": "boxes", "arch": "stlt", "options": {"width": 16, "depth": 1, "num_heads": 2, "dropout": 0.0}}
+    shared = {"loss": {"distill_weight": 0.0, "label_weight": 1.0}, "teacher": box, "data": {"weigh_share": 0.0}}
+    for name, workers in (("alone", 1), ("three", 3)):
+        run = {"local": workers == 1}
+        train_teacher(settings_of(home, name, run=run, resources={"workers": workers}, **shared))
+    alone, three = (
+        [row["loss"] for row in read_metrics(home / "runs" / name) if row["kind"] == "train"]
+        for name in ("alone", "three")
+    )
+    assert len(alone) == 10
+    assert three == pytest.approx(alone, rel=1e-4)
 
 
 def test_a_killed_worker_costs_no_clip_and_doubles_none(home):

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from pathlib import Path
@@ -33,7 +35,17 @@ def head(home, tmp_path):
     }
     ray = str(Path(binaries) / "ray")
     subprocess.run([ray, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True)
-    arguments = ["--head", "--block", "--port=6399", "--dashboard-port=8299", "--num-cpus=3", "--disable-usage-stats"]
+    # Short, as sockets lie in it; its own, so that no later job takes this cluster for one that still runs.
+    folder = tempfile.mkdtemp(prefix="mmkd-ray-")
+    arguments = [
+        "--head",
+        f"--temp-dir={folder}",
+        "--block",
+        "--port=6399",
+        "--dashboard-port=8299",
+        "--num-cpus=3",
+        "--disable-usage-stats",
+    ]
     node = subprocess.Popen(
         [ray, "start", *arguments, "--object-store-memory=300000000"],
         env=environment,
@@ -52,6 +64,7 @@ def head(home, tmp_path):
             node.wait(30)
         except subprocess.TimeoutExpired:
             os.killpg(node.pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _answers() -> bool:
