@@ -95,8 +95,9 @@ def check_fits(settings: Settings, teachers: int) -> None:
 
 
 def automatic_threads(settings: Settings, teachers: int) -> int:
-    """Threads per student worker where the settings leave it open: what is left of the cores of one machine."""
+    """Threads per student worker where the settings leave it open: what teachers and a reader leave of the cores of
+    one machine. More threads than free cores are worse than one, as they wait for each other."""
     if settings.resources.threads:
         return settings.resources.threads
-    busy = settings.resources.workers + (settings.teachers.actors if teachers else 0)
+    busy = settings.resources.workers + (settings.teachers.actors if teachers else 0) + 1
     return max(1, (os.cpu_count() or 1) // busy)

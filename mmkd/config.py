@@ -167,7 +167,7 @@ class Loss(_Section):
 class Optim(_Section):
     """Optimisation: AdamW with warm-up and decay over the plan's true number of steps."""
 
-    epochs: Positive = 12
+    epochs: Positive = 10
     """Passes over the train split."""
     batch_size: Positive = 32
     """Clips per step over all workers; a worker's share is this divided by their number, rounded up."""
@@ -195,7 +195,7 @@ class Resources(_Section):
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     """CPUs that a worker reserves."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """Threads per student worker; 0: the machine's cores divided by its workers and teacher actors."""
+    """Threads per student worker; 0: the machine's cores divided by its workers, teacher actors and a reader."""
     accelerator_type: str = ""
     """Kind of accelerator the workers need; empty: any."""
     readers: Positive = 2

@@ -59,11 +59,11 @@ class Recogniser(nn.Module):
             return inputs.float() / 32768.0 if inputs.dtype == torch.int16 else inputs.float()
         if self.modality == "boxes":
             return inputs
-        x = inputs.permute(0, 4, 1, 2, 3).float() / 255.0
+        x = inputs.permute(0, 4, 1, 2, 3).float().div_(255.0)
         missing = len(self.spec.mean) - x.shape[1]
         if missing > 0:  # a network for RGB images reads flow as (u, v, 0)
             x = nn.functional.pad(x, (0, 0) * 3 + (0, missing))
-        return (x - self.mean) / self.std
+        return x.sub_(self.mean).div_(self.std)
 
     def forward(self, inputs: Any) -> dict[str, Tensor]:
         features = self.backbone(self.prepare(inputs))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class SpaceTimeBlock(nn.Module):
@@ -20,13 +21,14 @@ class SpaceTimeBlock(nn.Module):
         self.temporal = nn.Conv3d(channels, channels, (3, 1, 1), 1, (1, 0, 0), bias=False)
         self.temporal_norm = nn.BatchNorm3d(channels)
         self.shortcut = nn.Conv3d(in_channels, channels, 1, bias=False)
-        self.pool = nn.AvgPool3d((1, 2, 2), ceil_mode=True)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.spatial_norm(self.spatial(x)))
         out = self.temporal_norm(self.temporal(out))
-        return self.relu(out + self.shortcut(self.pool(x)))
+        # Frames are pooled one by one; as a 2D pool over folded channels that is much faster than AvgPool3d.
+        halved = functional.avg_pool2d(x.flatten(1, 2), 2, ceil_mode=True).unflatten(1, x.shape[1:3])
+        return self.relu(out + self.shortcut(halved))
 
 
 class R2Plus1D(nn.Module):
