@@ -7,7 +7,7 @@ from typing import Any
 
 from mmkd.config import Settings
 from mmkd.evaluation import split_logits
-from mmkd.jobs import distill, ensure_data, session, teacher_folders
+from mmkd.jobs import distill, ensure_data, session
 from mmkd.pipeline import cached_dataset
 from mmkd.progress import say
 from mmkd.report.page import Curve, Report, write_report
@@ -67,7 +67,7 @@ def _test(settings: Settings, baseline: dict, student: dict, competence: dict) -
     """Test answers of each teacher, the ensemble, the baseline and the student, in this order."""
     from mmkd.models import load_model
 
-    teachers = list(teacher_folders(settings))
+    teachers = student["teachers"]
     folders = [*teachers, baseline["model"], student["model"]]
     sizes = [load_model(folder).num_parameters for folder in folders]
     logits = split_logits(settings, folders, settings.data.test)

@@ -236,6 +236,7 @@ def _result(work: Work, run: Path, kind: str, seconds: float) -> dict[str, Any]:
         "run_folder": str(run),
         "model": str(run / "best"),
         "kind": kind,
+        "teachers": list(work.teachers),
         "epochs": len(rows),
         "best_epoch": best["epoch"],
         "val": {head: round(metrics["accuracy"], 4) for head, metrics in best["val"].items()},

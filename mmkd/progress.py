@@ -1,5 +1,6 @@
 """What a person sees while a training runs: one line that is always current."""
 
+import json
 import sys
 import threading
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkd.runs import read_metrics
+from mmkd.teachers import Competence
 
 
 def say(text: str) -> None:
@@ -35,12 +37,18 @@ def follow(run: Path, label: str, epochs: int, steps: int, every: float) -> Iter
 
 def _watch(run: Path, label: str, epochs: int, steps: int, every: float, stop: threading.Event) -> None:
     terminal = sys.stderr.isatty()
+    judged = run / "competence.json"
+    told = judged.is_file()
     began, printed, shown = time.monotonic(), 0.0, len(read_metrics(run))
     waiting = True
     while True:
         last = stop.wait(0.5 if terminal else min(every, 1.0))
         rows = read_metrics(run)
         fresh, shown = rows[min(shown, len(rows)) :], len(rows)
+        if not told and judged.is_file():
+            told = True
+            lines = Competence(**json.loads(judged.read_text())).lines()
+            _write("\n".join([f"{label}: teachers on held-out clips", *lines]), over=False, terminal=terminal)
         for row in fresh:
             waiting = False
             if row["kind"] == "epoch":

@@ -140,16 +140,17 @@ class Competence:
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """A table for people."""
-        out = [f"{'teacher':<16}" + "".join(f"{head:>12} acc   CE  weight" for head in self.accuracy)]
+        """A table for people: accuracy, cross-entropy and weight of each teacher per head, and who was left out."""
+        table = [f"{'teacher':<12}" + "".join(f"{head + ' acc':>14}    CE  weight" for head in self.accuracy)]
+        left_out = []
         for k, name in enumerate(self.names):
-            cells = ""
-            for head in self.accuracy:
-                weight = self.weight[head][k]
-                said = f"{weight:6.2f}" if weight else "  none"
-                cells += f"{100 * self.accuracy[head][k]:14.1f} {self.cross_entropy[head][k]:6.2f} {said}"
-            out.append(f"{name:<16}{cells}")
-        return out
+            line = f"{name:<12}"
+            for head, weights in self.weight.items():
+                line += f"{100 * self.accuracy[head][k]:12.1f} % {self.cross_entropy[head][k]:5.2f}  {weights[k]:6.2f}"
+                if not weights[k]:
+                    left_out.append(f"{name} is near chance on {head} and is left out of it")
+            table.append(line)
+        return table + left_out
 
 
 def judge(

@@ -12,6 +12,7 @@ from mmkd.config import SettingsError
 from mmkd.jobs import distill, train_teacher
 from mmkd.models import load_model
 from mmkd.runs import RunFolder, read_lines, read_metrics
+from mmkd.teachers import Competence
 from tests.small import small_settings, write_dataset, write_teachers
 
 
@@ -43,6 +44,9 @@ def test_a_run_leaves_settings_metrics_checkpoints_model_and_report(finished, ho
     assert "<html" in (run / "report.html").read_text()
     competence = json.loads((run / "competence.json").read_text())
     assert competence["names"] == ["rgb", "flow", "boxes"]
+    said = Competence(**competence).lines()
+    assert [line.split()[0] for line in said[1:4]] == ["rgb", "flow", "boxes"]
+    assert f"{100 * competence['accuracy']['verb'][1]:.1f} %" in said[2]
 
 
 def test_validation_and_training_see_every_clip_once(finished):
