@@ -167,7 +167,7 @@ class Loss(_Section):
 class Optim(_Section):
     """Optimisation: AdamW with warm-up and decay over the plan's true number of steps."""
 
-    epochs: Positive = 10
+    epochs: Positive = 9
     """Passes over the train split."""
     batch_size: Positive = 32
     """Clips per step over all workers; a worker's share is this divided by their number, rounded up."""
