@@ -70,6 +70,7 @@ def distill(settings: Settings) -> dict[str, Any]:
     """Train a student from an ensemble, from labels, or from both; resumes, and says so when it is finished."""
     if settings.student.modality != "rgb":
         raise SettingsError(f"student.modality is {settings.student.modality!r}; a student sees rgb.")
+    _check_folders(settings)
     with session(settings):
         ensure_data(settings)
         if settings.teachers.retrain and settings.loss.distill_weight:
@@ -87,10 +88,21 @@ def train_teacher(settings: Settings) -> dict[str, Any]:
     """Train one teacher on labels, on the clips of `train` that are not held out."""
     if settings.loss.distill_weight:
         raise SettingsError("loss.distill_weight must be 0 for a teacher: it learns from labels.")
+    _check_folders(settings)
     with session(settings):
         ensure_data(settings)
         work = _plan_teacher(settings)
         return _carry_out(work, {}, f"teacher-{settings.teacher.modality}")
+
+
+def _check_folders(settings: Settings) -> None:
+    """Refuse a data set or a teacher that is not there before anything is started."""
+    from mmkd.models import describe_model
+
+    if settings.data.folder:
+        cached_dataset(str(settings.data_folder()))
+    for folder in () if settings.teachers.retrain else teacher_folders(settings):
+        describe_model(folder)
 
 
 def _retrain_teachers(settings: Settings) -> Settings:
