@@ -12,15 +12,13 @@ import numpy as np
 
 from mmkd import __version__
 from mmkd.cluster import automatic_threads, check_fits, ray_session
-from mmkd.config import Modality, Network, Settings, SettingsError
+from mmkd.config import MODALITIES, Network, Settings, SettingsError
 from mmkd.pipeline import Work, blocks_in_process, cached_dataset, cached_manifest
 from mmkd.plan import Plan, hold_out
 from mmkd.progress import follow, say
 from mmkd.run_report import write_run_report
 from mmkd.runs import RunFolder, read_metrics
 from mmkd.shards import Manifest
-
-MODALITIES: tuple[Modality, ...] = ("rgb", "flow", "audio", "boxes")
 
 
 @contextmanager

@@ -21,7 +21,6 @@ BOX = pa.struct(
     [(name, pa.float32()) for name in ("x1", "y1", "x2", "y2", "score")]
     + [(name, pa.int8()) for name in ("category", "side", "state")]
 )
-COLUMNS_OF = {"rgb": ["rgb"], "flow": ["flow"], "audio": ["audio"], "boxes": ["boxes"]}
 
 
 def schema(heads: Sequence[str]) -> pa.Schema:
@@ -169,15 +168,9 @@ def read_manifest(folder: str | os.PathLike[str], split: str, limit: int = 0) ->
 def read_rows(
     manifest: Manifest, clips: Iterable[int], modalities: Sequence[str]
 ) -> Iterable[dict[str, Any] | OSError]:
-    """Rows of the given clips with only the columns that the modalities need; an error instead of a row that cannot
+    """Rows of the given clips with only the columns of the modalities; an error instead of a row that cannot
     be read."""
-    columns = [
-        "clip_id",
-        "fps",
-        "width",
-        "height",
-        *(column for modality in modalities for column in COLUMNS_OF[modality]),
-    ]
+    columns = ["clip_id", "fps", "width", "height", *modalities]
     for clip in clips:
         path = str(_inside(Path(manifest.folder), manifest.files[manifest.file[clip]]))
         try:

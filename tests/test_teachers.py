@@ -101,7 +101,7 @@ def test_uniform_weights_are_equal():
 
 
 def test_shipped_teachers_fit_the_built_in_data():
-    from mmkd.jobs import MODALITIES
+    from mmkd.config import MODALITIES
     from mmkd.sources.tabletop import HEADS as TABLETOP
     from mmkd.teachers import SHIPPED
 

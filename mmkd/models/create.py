@@ -9,7 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MODALITIES = ("rgb", "flow", "audio", "boxes")
+from mmkd.config import MODALITIES
+from mmkd.models.audio import MelNet
+from mmkd.models.boxes import STLT
+from mmkd.models.frames import FrameEncoder
+from mmkd.models.r2plus1d import R2Plus1D
+
 FRAME_CHANNELS = {"rgb": 3, "flow": 2}
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -78,7 +83,7 @@ def create_model(
     Args:
         arch: one of :func:`known_archs`; `timm/NAME` (any timm image network over the frames);
             `torchvision/NAME` (a torchvision video network); or `package.module:function`, your own, called with
-            `(num_features_only=True, modality=..., **options)` and returning a backbone with `num_features`.
+            `in_channels` (for rgb and flow) and the options, and returning a backbone with `num_features`.
         heads: head name to its class names, or to their number.
         modality: `rgb`, `flow`, `audio` or `boxes`.
         options: passed to the architecture.
@@ -119,29 +124,11 @@ Build = Callable[..., nn.Module]
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
-def _r2plus1d(**options: Any) -> nn.Module:
-    from mmkd.models.r2plus1d import R2Plus1D
-
-    return R2Plus1D(**options)
-
-
-def _melnet(**options: Any) -> nn.Module:
-    from mmkd.models.audio import MelNet
-
-    return MelNet(**options)
-
-
-def _stlt(**options: Any) -> nn.Module:
-    from mmkd.models.boxes import STLT
-
-    return STLT(**options)
-
-
 _FRAMES = ("rgb", "flow")
 _ARCHS: dict[str, tuple[Build, tuple[str, ...], Normalisation]] = {
-    "r2plus1d_tiny": (_r2plus1d, _FRAMES, HALF),
-    "melnet": (_melnet, ("audio",), HALF),
-    "stlt": (_stlt, ("boxes",), HALF),
+    "r2plus1d_tiny": (R2Plus1D, _FRAMES, HALF),
+    "melnet": (MelNet, ("audio",), HALF),
+    "stlt": (STLT, ("boxes",), HALF),
 }
 
 
@@ -165,8 +152,6 @@ def _find(arch: str) -> tuple[Build, tuple[str, ...], Normalisation]:
         return _ARCHS[arch]
     if arch.startswith("timm/"):
         import timm
-
-        from mmkd.models.frames import FrameEncoder
 
         name = arch.removeprefix("timm/")
         if not timm.is_model(name):
