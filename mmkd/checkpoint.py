@@ -13,23 +13,31 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mmkd.models.storage import weights_hash
+from mmkd.optimizing import Updater
 
-FILES = ("network.safetensors", "optimizer.pt")
+NETWORK, AVERAGE, OPTIMIZER = "network.safetensors", "average.safetensors", "optimizer.pt"
 
 
-def write_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def write_checkpoint(folder: Path, updater: Updater, state: dict[str, Any]) -> None:
     """Write a checkpoint into an existing folder; `state` must hold the integer `position`."""
-    save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, folder / FILES[0])
-    torch.save(optimizer.state_dict(), folder / FILES[1])
-    content = {**state, "files": {name: weights_hash(folder / name) for name in FILES}}
+    modules = _modules(updater)
+    for name, module in modules.items():
+        save_file({k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}, folder / name)
+    torch.save(updater.optimizer.state_dict(), folder / OPTIMIZER)
+    files = {name: weights_hash(folder / name) for name in (*modules, OPTIMIZER)}
+    content = {**state, "scaler": updater.scaler.state_dict(), "files": files}
     (folder / "state.json").write_text(json.dumps(content) + "\n")
 
 
-def read_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Load network and optimiser in place and return the state."""
-    network.load_state_dict(load_file(folder / FILES[0]))
-    optimizer.load_state_dict(torch.load(folder / FILES[1], map_location="cpu", weights_only=True))
-    return json.loads((folder / "state.json").read_text())
+def read_checkpoint(folder: Path, updater: Updater) -> dict[str, Any]:
+    """Load everything that changes in training, in place, and return the state."""
+    state = json.loads((folder / "state.json").read_text())
+    for name, module in _modules(updater).items():
+        module.load_state_dict(load_file(folder / name))
+    updater.optimizer.load_state_dict(torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True))
+    if state["scaler"]:
+        updater.scaler.load_state_dict(state["scaler"])
+    return state
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
@@ -49,9 +57,14 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
     return None, torn
 
 
+def _modules(updater: Updater) -> dict[str, nn.Module]:
+    average = {AVERAGE: updater.ema.module} if updater.ema is not None else {}
+    return {NETWORK: updater.trained, **average}
+
+
 def _is_whole(path: Path) -> bool:
     try:
         files = json.loads((path / "state.json").read_text())["files"]
-        return all(weights_hash(path / name) == files[name] for name in FILES)
+        return NETWORK in files and all(weights_hash(path / name) == digest for name, digest in files.items())
     except (OSError, ValueError, KeyError):
         return False

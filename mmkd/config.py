@@ -44,6 +44,8 @@ class Run(_Section):
     """How often the workers are started again after one died."""
     ray_logs: bool = False
     """Show what Ray and its workers print, too."""
+    dry_run: bool = False
+    """Print what the job would do, and what it would reserve, and stop; also as --dry-run."""
 
 
 class Data(_Section):
@@ -90,10 +92,34 @@ class Views(_Section):
     """Training: hue turns by up to this share of the circle."""
     flip: bool = False
     """Training: mirror half of the views. Leave off where left and right are part of a label."""
+    jitter_flow: bool = False
+    """Training: jitter flow frames as well, as the authors' code can."""
+    randaugment: Annotated[int, Field(ge=0)] = 0
+    """Training: RandAugment operations on the RGB of each view; only those that move no pixel. 0: off."""
+    randaugment_strength: Annotated[float, Field(ge=0, le=1)] = 0.3
+    """How far each of them goes."""
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """Training: blend each clip with another one, shares drawn from Beta(this, this); 0: off."""
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    """Training: paste a rectangle of another clip, areas drawn from Beta(this, this); 0: off. With mixup too: either."""
+    mix_probability: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of the views that mixup and cutmix change."""
+    repeats: Positive = 1
+    """Training: views of each clip in a batch, from one decoding; an epoch has as many times more steps."""
+    test_clips: Positive = 1
+    """Validation and test: views in time per clip; logits are averaged over all views."""
+    test_crops: Literal[1, 3] = 1
+    """Validation and test: views in space: the centre, or three along the long side."""
     boxes: Positive = 8
     """Boxes per frame, the best by score."""
+    box_score: Share = 0.0
+    """Boxes below this score are left out."""
+    whole_frame_boxes: bool = False
+    """Leave boxes where they are in the whole frame instead of moving them with the crop, as the paper does."""
     audio_seconds: Annotated[float, Field(gt=0)] = 0.3
     """Sound around each sampled frame."""
+    sample_rate: Annotated[int, Field(ge=0)] = 0
+    """Sound is resampled to this rate, samples per second; 0: that of the data set."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "Views":
@@ -112,7 +138,11 @@ class Network(_Section):
     options: dict[str, Any] = {}
     """Options of the architecture, as {"name": value}; YAML is the better place for them."""
     init: str = ""
-    """Model folder to start from."""
+    """Model folder to start from; heads with other classes start anew."""
+    weights: str = ""
+    """Weights of the backbone to start from: a file, or `default` for those of timm or torchvision (needs the net)."""
+    freeze_backbone: bool = False
+    """Train the classifiers only."""
 
 
 class Teachers(_Section):
@@ -120,8 +150,11 @@ class Teachers(_Section):
 
     folders: list[str] = []
     """Model folders; relative ones are under HOME/models; empty: the tabletop teachers shipped with mmkd."""
-    weighting: Literal["held_out", "uniform"] = "held_out"
-    """held_out: softmin of each teacher's cross-entropy on `weigh`, per head; uniform: 1/K."""
+    weighting: Literal["held_out", "uniform", "per_sample"] = "held_out"
+    """Softmin of each teacher's cross-entropy, per head: on `weigh` (held_out), or for each clip with its own label
+    (per_sample, which lets the label into the target); uniform: 1/K."""
+    ensemble: Literal["logits", "probabilities"] = "logits"
+    """What is averaged over teachers: raw logits, as in the paper, or probabilities at the loss's temperature."""
     gamma: Annotated[float, Field(gt=0)] = 0.5
     """Temperature of the softmin; large is near uniform, small near the best teacher alone."""
     drop_near_chance: bool = True
@@ -147,6 +180,9 @@ class Teachers(_Section):
 class Loss(_Section):
     """distill_weight * KD + label_weight * CE; see docs/method.md."""
 
+    kind: Literal["kl", "soft_ce", "mse", "dkd", "standardized_kl", "hard"] = "kl"
+    """The distillation term: kl, the paper's; soft_ce, cross-entropy with the teachers' distribution; mse, of logits;
+    dkd, decoupled (needs labels); standardized_kl, of standardised logits; hard, cross-entropy with the teachers' class."""
     temperature: Annotated[float, Field(gt=0)] = 2.0
     """Softens teachers' and student's distributions in the distillation term."""
     distill_weight: Annotated[float, Field(ge=0)] = 1.0
@@ -155,18 +191,42 @@ class Loss(_Section):
     """Weight of the cross-entropy with the labels."""
     head_weights: dict[str, float] = {}
     """Weight of each head in the label term, as {"verb": 1.0}; a head with 0 is left out of both terms."""
+    distill_head_weights: dict[str, float] = {}
+    """Weight of each head in the distillation term; the paper has none."""
+    label_smoothing: Share = 0.0
+    """Share of the label term's target that is spread evenly over all classes."""
+    dkd_alpha: Annotated[float, Field(ge=0)] = 1.0
+    """dkd: weight of the labelled class against the rest."""
+    dkd_beta: Annotated[float, Field(ge=0)] = 8.0
+    """dkd: weight of the distribution over the other classes."""
+    feature_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of a third term: the student's features, through a linear projection, against a teacher's. 0: none."""
+    feature_kind: Literal["mse", "cosine"] = "mse"
+    """mse: mean squared difference; cosine: one minus the cosine."""
+    feature_teacher: str = "rgb"
+    """Which teacher, by the name in the table of teachers."""
+    feature_teacher_layer: str = "backbone"
+    """Module of the teacher whose output is taken, averaged over time and space."""
+    feature_layer: str = "backbone"
+    """Module of the student, likewise."""
 
     @model_validator(mode="after")
     def _something(self) -> "Loss":
         if self.distill_weight == 0 and self.label_weight == 0:
             raise ValueError("loss.distill_weight and loss.label_weight are both 0: there is nothing to learn from")
-        if any(weight < 0 for weight in self.head_weights.values()):
-            raise ValueError("loss.head_weights has a negative weight")
+        for name in ("head_weights", "distill_head_weights"):
+            if any(weight < 0 for weight in getattr(self, name).values()):
+                raise ValueError(f"loss.{name} has a negative weight")
+        if self.feature_weight and not self.distill_weight:
+            raise ValueError("loss.feature_weight needs teachers, which loss.distill_weight 0 does not start")
         return self
 
 
 class Optim(_Section):
-    """Optimisation: AdamW with warm-up and decay over the plan's true number of steps."""
+    """Optimisation, with warm-up and decay over the plan's true number of steps."""
+
+    name: str = "adamw"
+    """Optimiser, by timm's names (adamw, sgd, lamb, lion, ...)."""
 
     epochs: Positive = 9
     """Passes over the train split."""
@@ -175,15 +235,25 @@ class Optim(_Section):
     lr: Annotated[float, Field(gt=0)] = 2e-3
     """Highest learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.02
-    """Weight decay; not on norms and biases."""
+    """Weight decay; not on norms and biases (timm's parameter groups)."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 1.0
     """Length of the linear warm-up."""
     schedule: Literal["cosine", "linear"] = "cosine"
     """Decay to zero after the warm-up."""
     clip_norm: Annotated[float, Field(ge=0)] = 5.0
     """Gradients are clipped to this norm; 0: not."""
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """Autocast on GPU; on CPU training is fp32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    """Autocast on GPU (fp16 with loss scaling); on CPU training is fp32."""
+    accumulate: Positive = 1
+    """Parts that a worker's share of a batch is computed in, one after the other, to need less memory."""
+    ema: Share = 0.0
+    """Decay of an exponential moving average of the weights, which is then what is validated and kept; 0: none."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor on the learning rate from each layer to the one before it."""
+    checkpoint_activations: bool = False
+    """Compute each block's activations again in the backward pass instead of keeping them."""
+    compile: bool = False
+    """torch.compile the network."""
 
 
 class Resources(_Section):

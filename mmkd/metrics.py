@@ -78,6 +78,26 @@ def negative_log_likelihood(logits: ArrayLike, labels: ArrayLike) -> float:
     return float(-log_probability.mean())
 
 
+def mean_average_precision(logits: ArrayLike, labels: ArrayLike) -> float:
+    """Mean over classes of the average precision (0..1) of ranking the clips by a class's logit, for multi-label heads.
+
+    Precision is averaged over the positive clips; of equal logits the earlier clip comes first. Classes without a
+    positive clip are left out.
+
+    Args:
+        logits: [n, classes].
+        labels: [n, classes], 0 or 1.
+    """
+    scores, truth = np.asarray(logits, dtype=np.float64), np.asarray(labels) > 0
+    if scores.shape != truth.shape or scores.ndim != 2:
+        raise ValueError(f"logits have shape {scores.shape} and labels {truth.shape}; both must be [n, classes].")
+    hit = np.take_along_axis(truth, np.argsort(-scores, axis=0, kind="stable"), axis=0)
+    precision = np.cumsum(hit, axis=0) / np.arange(1, len(hit) + 1)[:, None]
+    positives = hit.sum(axis=0)
+    each = (precision * hit).sum(axis=0)[positives > 0] / positives[positives > 0]
+    return float(each.mean()) if len(each) else float("nan")
+
+
 def standard_error(share: float, n: int) -> float:
     """Binomial standard error of a share (0..1) of n."""
     return float(np.sqrt(share * (1 - share) / max(n, 1)))
@@ -88,14 +108,21 @@ def evaluate_heads(logits: Mapping[str, ArrayLike], labels: Mapping[str, ArrayLi
 
     Args:
         logits: head to [n, classes].
-        labels: head to [n]; rows with a label of -1 in a head are left out of it, and of the action.
+        labels: head to [n], or [n, classes] of 0 and 1 for a multi-label head; rows with a label of -1 in a head are
+            left out of it, and of the action.
 
     Returns:
         head to {accuracy, standard_error, ece, nll, n}; for the action, confidence is the product of the heads'
-        highest probabilities and its nll the sum of the heads'.
+        highest probabilities and its nll the sum of the heads'. A multi-label head has {mean_average_precision, n} and
+        no part in the action.
     """
     result: dict[str, dict[str, float]] = {}
     arrays = {head: (np.asarray(logits[head], np.float64), np.asarray(labels[head])) for head in logits}
+    for head in [head for head, (_, truth) in arrays.items() if truth.ndim == 2]:
+        scores, truth = arrays.pop(head)
+        known = truth[:, 0] >= 0
+        result[head] = {"mean_average_precision": mean_average_precision(scores[known], truth[known])}
+        result[head]["n"] = int(known.sum())
     for head, (scores, truth) in arrays.items():
         known = truth >= 0
         result[head] = _summary(softmax(scores[known]).max(axis=1), scores[known].argmax(axis=1) == truth[known])
@@ -108,6 +135,26 @@ def evaluate_heads(logits: Mapping[str, ArrayLike], labels: Mapping[str, ArrayLi
         nlls = [negative_log_likelihood(s[known], t[known]) for s, t in arrays.values()] if known.any() else [np.nan]
         result["action"]["nll"] = float(sum(nlls))
     return result
+
+
+def selection_score(
+    metrics: Mapping[str, Mapping[str, float]], logits: Mapping[str, ArrayLike], labels: Mapping[str, ArrayLike]
+) -> float:
+    """What the best model is chosen by: action accuracy, or with one head the mean of its top-1 and top-5 accuracy; and
+    the mean of that and each multi-label head's mean average precision.
+
+    Args:
+        metrics: of :func:`evaluate_heads` for these logits and labels.
+    """
+    scores = [each["mean_average_precision"] for each in metrics.values() if "mean_average_precision" in each]
+    single = [head for head in logits if "accuracy" in metrics[head]]
+    if len(single) > 1:
+        scores.append(metrics["action"]["accuracy"])
+    elif single:
+        truth = np.asarray(labels[single[0]])
+        top5 = topk_accuracy(np.asarray(logits[single[0]])[truth >= 0], truth[truth >= 0], 5)
+        scores.append((metrics[single[0]]["accuracy"] + top5) / 2)
+    return float(np.mean(scores))
 
 
 def paired_difference(correct_a: ArrayLike, correct_b: ArrayLike) -> tuple[float, float]:

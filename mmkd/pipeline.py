@@ -94,7 +94,9 @@ class TeacherStage:
     def __init__(self, work: Work):
         heads = cached_dataset(work.data_folder).heads
         self.plan, self.run_folder = work.plan, work.run_folder
-        self.ensemble = make_ensemble(work.settings, work.teachers, heads, keep=(work.network.modality,))
+        loss = work.settings.loss
+        feature = (loss.feature_teacher, loss.feature_teacher_layer) if loss.feature_weight else None
+        self.ensemble = make_ensemble(work.settings, work.teachers, heads, (work.network.modality,), feature)
 
     def __call__(self, block: Block) -> Block:
         if self.plan.step(int(block["step"][0])).phase == "val":
@@ -107,9 +109,13 @@ class TeacherStage:
 
 
 def make_ensemble(
-    settings: Settings, folders: Sequence[str], heads: dict[str, list[str]], keep: Sequence[str] = ()
+    settings: Settings,
+    folders: Sequence[str],
+    heads: dict[str, list[str]],
+    keep: Sequence[str] = (),
+    feature: tuple[str, str] | None = None,
 ) -> "Ensemble":
-    """The models of an ensemble in this process, on the device that the settings give teachers."""
+    """The models of an ensemble in this process, on the device that the settings give teachers; see there."""
     import torch
 
     from mmkd.teachers import Ensemble
@@ -124,6 +130,7 @@ def make_ensemble(
         batch_size=teachers.batch_size,
         threads=teachers.threads,
         keep=keep,
+        feature=feature,
     )
 
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mmkd.competence import Competence
 from mmkd.runs import read_metrics
-from mmkd.teachers import Competence
 
 
 def say(text: str) -> None:
@@ -80,9 +80,14 @@ def train_line(row: dict[str, Any], label: str, epochs: int, steps: int) -> str:
 
 
 def epoch_line(row: dict[str, Any], label: str, epochs: int) -> str:
-    """Validation accuracies of an epoch."""
-    accuracies = ", ".join(f"{head} {100 * metrics['accuracy']:.1f} %" for head, metrics in row["val"].items())
-    return f"{label}: epoch {row['epoch']}/{epochs} done in {_duration(row['seconds'])}, val {accuracies}"
+    """Validation accuracies of an epoch; of multi-label heads, the mean average precision."""
+    said = [
+        f"{head} {100 * metrics['accuracy']:.1f} %"
+        if "accuracy" in metrics
+        else f"{head} mAP {100 * metrics['mean_average_precision']:.1f} %"
+        for head, metrics in row["val"].items()
+    ]
+    return f"{label}: epoch {row['epoch']}/{epochs} done in {_duration(row['seconds'])}, val {', '.join(said)}"
 
 
 def _write(text: str, over: bool, terminal: bool) -> None:

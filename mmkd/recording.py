@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mmkd.checkpoint import write_checkpoint
+from mmkd.competence import Competence
 from mmkd.models import save_model
 from mmkd.reader import Block
 from mmkd.report.predictions import Predictions
 from mmkd.runs import write_json
 from mmkd.shards import Manifest
-from mmkd.teachers import Competence
 from mmkd.training import Fit
 from mmkd.workers import rank
 
@@ -36,8 +36,9 @@ class FolderRecorder:
     def train(self, row: dict[str, Any]) -> None:
         if self.first:
             self._append("metrics.jsonl", {"kind": "train", **row})
-            for name in ("loss", "kd", "ce", "lr", "clips_per_second", "wait_share"):
-                self.board.add_scalar(f"train/{name}", row[name], row["step"])
+            for name in ("loss", "kd", "ce", "feature", "lr", "clips_per_second", "wait_share"):
+                if name in row:
+                    self.board.add_scalar(f"train/{name}", row[name], row["step"])
 
     def trace(self, row: dict[str, Any]) -> None:
         self._append(f"trace-{rank()}.jsonl", row)
@@ -61,19 +62,23 @@ class FolderRecorder:
             self.keep(None, name, {"score": row["score"]})
             return
         if is_best:
-            self._predictions(fit, answers).save(self.run / "predictions-val.parquet")
+            if (predictions := self._predictions(fit, answers)) is not None:
+                predictions.save(self.run / "predictions-val.parquet")
             save_model(fit.model, self.run / "best", {**self.facts, "epoch": row["epoch"], "val": row["val"]})
         self._append("metrics.jsonl", {"kind": "epoch", **row})
         for head, metrics in row["val"].items():
-            for key in ("accuracy", "ece", "nll"):
-                self.board.add_scalar(f"val/{head}_{key}", metrics[key], row["epoch"])
+            for key in ("accuracy", "mean_average_precision", "ece", "nll"):
+                if key in metrics:
+                    self.board.add_scalar(f"val/{head}_{key}", metrics[key], row["epoch"])
         self.board.flush()
         with tempfile.TemporaryDirectory(prefix="mmkd-checkpoint-") as folder:
-            write_checkpoint(Path(folder), fit.model, fit.optimizer, fit.state())
+            write_checkpoint(Path(folder), fit.updater, fit.state())
             self.keep(Path(folder), name, {"score": row["score"]})
 
-    def _predictions(self, fit: Fit, answers: Block) -> Predictions:
-        heads = fit.heads
+    def _predictions(self, fit: Fit, answers: Block) -> Predictions | None:
+        heads = [head for head in fit.heads if answers[f"label/{head}"].ndim == 1]
+        if not heads:
+            return None
         return Predictions(
             self.facts["kind"],
             [self.manifests["val"].clip_ids[clip] for clip in answers["clip"]],

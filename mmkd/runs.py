@@ -13,6 +13,7 @@ from mmkd.config import Settings, SettingsError
 
 FREE_TO_CHANGE = (
     "run.home",
+    "run.dry_run",
     "run.progress_seconds",
     "run.max_restarts",
     "run.ray_logs",

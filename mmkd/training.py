@@ -4,9 +4,9 @@ It knows nothing of Ray: blocks come from an iterator, workers talk through torc
 what leaves goes through a `Recorder`.
 """
 
-import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,15 +16,17 @@ import torch
 from torch import Tensor, nn
 
 from mmkd.checkpoint import read_checkpoint
+from mmkd.competence import Competence, judge
 from mmkd.config import Settings
-from mmkd.losses import active_heads, row_sums
+from mmkd.inputs import inputs_of, mean_logits
 from mmkd.meter import Collector, Meter
-from mmkd.metrics import evaluate_heads, topk_accuracy
+from mmkd.metrics import evaluate_heads, selection_score
 from mmkd.models import Recogniser
+from mmkd.objective import Objective, Targets
+from mmkd.optimizing import Updater
 from mmkd.plan import Plan, Step
 from mmkd.reader import REAL, Block
-from mmkd.teachers import Competence, combine, inputs_of, judge, present_weights
-from mmkd.workers import rank, total, world_size
+from mmkd.workers import gather, rank, total, world_size
 
 
 class Recorder(Protocol):
@@ -49,14 +51,24 @@ class Recorder(Protocol):
 
 @dataclass
 class Fit:
-    """A network in training, and where it stands."""
+    """A network in training, and where it stands.
+
+    Attributes:
+        network: what is called in training; it exchanges gradients between workers.
+        recogniser: the model in it.
+        clip_id: from (split, number in its manifest) to a clip's id.
+    """
 
     network: nn.Module
-    optimizer: torch.optim.Optimizer
+    recogniser: Recogniser
+    updater: Updater
+    objective: Objective
     settings: Settings
     plan: Plan
     device: torch.device
+    clip_id: Callable[[str, int], str]
     teacher_names: list[str] = field(default_factory=list)
+    frozen: bool = False
     position: int = 0
     best: float = -1.0
     best_epoch: int = -1
@@ -67,12 +79,15 @@ class Fit:
 
     @property
     def model(self) -> Recogniser:
-        """The network without what DDP wraps around it."""
-        return getattr(self.network, "module", self.network)  # type: ignore[arg-type]
+        """What is validated and kept: the moving average where there is one, else the model in training."""
+        if self.updater.ema is None:
+            return self.recogniser
+        average = self.updater.ema.module
+        return getattr(average, "recogniser", average)
 
     @property
     def heads(self) -> list[str]:
-        return list(self.model.spec.heads)
+        return list(self.recogniser.spec.heads)
 
     def state(self) -> dict[str, Any]:
         """All of the state that is not tensors; `position` is the only place in the plan that is kept."""
@@ -80,7 +95,7 @@ class Fit:
         return {name: getattr(self, name) for name in names}
 
     def resume(self, checkpoint: Path) -> None:
-        state = read_checkpoint(checkpoint, self.model, self.optimizer)
+        state = read_checkpoint(checkpoint, self.updater)
         for name in self.state():
             setattr(self, name, state[name])
         if self.competence:
@@ -92,26 +107,6 @@ class Fit:
             head: torch.tensor(weights, dtype=torch.float32, device=self.device)
             for head, weights in competence.weight.items()
         }
-
-
-def make_optimizer(network: nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """AdamW; weight decay is not for norms and biases."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.optim.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.optim.lr)
-
-
-def learning_rate(settings: Settings, plan: Plan, step: int) -> float:
-    """Rate of optimiser step `step` (from 0): linear warm-up, then decay towards zero, which no step reaches."""
-    warmup = min(round(settings.optim.warmup_epochs * plan.train_steps), plan.optimizer_steps - 1)
-    if step < warmup:
-        return settings.optim.lr * (step + 1) / warmup
-    progress = (step - warmup) / (plan.optimizer_steps - warmup)
-    shape = 0.5 * (1 + math.cos(math.pi * progress)) if settings.optim.schedule == "cosine" else 1 - progress
-    return settings.optim.lr * shape
 
 
 def fit_blocks(fit: Fit, blocks: Iterable[Block], recorder: Recorder) -> None:
@@ -159,93 +154,75 @@ def _check_place(block: Block, step: Step) -> None:
 
 
 def _train_step(fit: Fit, step: Step, block: Block, real: np.ndarray) -> dict[str, Tensor]:
-    """One optimiser step; returns the loss and its terms over the global batch."""
-    settings, number = fit.settings, fit.plan.optimizer_step(fit.position)
+    """One optimiser step; returns the loss and its terms over the global batch.
+
+    Each term is a sum over rows divided by the number of such rows in the *global* batch. As DDP averages gradients
+    over workers, a worker's share is multiplied by their number.
+    """
     # Seeded by place, so that dropout is the same after a resume without any generator state being kept.
-    torch.manual_seed(hash((settings.run.seed, fit.position, rank())) & 0x7FFFFFFF)
-    for group in fit.optimizer.param_groups:
-        group["lr"] = learning_rate(settings, fit.plan, number)
+    torch.manual_seed(hash((fit.settings.run.seed, fit.position, rank())) & 0x7FFFFFFF)
     # A worker whose share is all padding still has to take part in the others' gradient exchange.
     rows = np.flatnonzero(real) if real.any() else np.zeros(1, np.int64)
     fit.network.train(bool(real.any()))
-    logits = _forward(fit, block, rows)
-    heads = active_heads(logits, settings.loss.head_weights)
-    logits = {head: logits[head] if real.any() else 0.0 * logits[head] for head in heads}
-    labels = {head: _labels(block, head, rows, fit.device, real) for head in heads}
-    teacher, taught = _teacher(fit, block, heads, rows, real)
-    sums = row_sums(logits, teacher, taught, labels, settings.loss.temperature)
-    loss, terms = _global_loss(fit, sums, heads)
-    fit.optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    if settings.optim.clip_norm:
-        nn.utils.clip_grad_norm_(fit.network.parameters(), settings.optim.clip_norm)
-    fit.optimizer.step()
+    if fit.frozen:
+        fit.recogniser.backbone.eval()
+    targets = fit.objective.targets(block, rows, real, fit.weights)
+    counts = {term: number.clamp_min(1) for term, number in _over_workers(fit.objective.counts(targets)).items()}
+    parts = np.array_split(np.arange(len(rows)), min(fit.settings.optim.accumulate, len(rows)))
+    losses: list[dict[str, Tensor]] = []
+    for part in parts:
+        # Workers exchange gradients once, after the last part.
+        later = getattr(fit.network, "no_sync", nullcontext) if part is not parts[-1] else nullcontext
+        with later():
+            each = _row_losses(fit, block, rows[part], targets.take(torch.from_numpy(part).to(fit.device)))
+            weighted = [fit.objective.weights[term] * value.sum() / counts[term] for term, value in each.items()]
+            fit.updater.backward(torch.stack(weighted).sum() * world_size())
+        losses.append({term: value.detach() for term, value in each.items()})
+    zero = torch.zeros((), device=fit.device)
+    sums = {term: sum((part[term].sum() for part in losses if term in part), zero) for term in counts}
+    terms = fit.objective.record({term: value / counts[term] for term, value in _over_workers(sums).items()})
+    if not torch.isfinite(terms["loss"]):
+        bad = [~torch.isfinite(torch.stack(list(part.values()))).all(dim=0) for part in losses]
+        raise _not_finite(fit, step, "the loss is", block["clip"][rows[torch.cat(bad).cpu().numpy()]])
+    try:
+        fit.updater.step(fit.plan.optimizer_step(fit.position))
+    except FloatingPointError:
+        raise _not_finite(fit, step, "the loss is finite but its gradients are", block["clip"][rows]) from None
     return terms
 
 
-def _global_loss(fit: Fit, sums: dict[str, dict[str, Tensor]], heads: list[str]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss of this worker's rows over the *global* counts, and the global loss and terms for the record.
-
-    DDP averages gradients over workers, so each worker's share is multiplied by their number.
-    """
-    loss_settings = fit.settings.loss
-    zero = torch.zeros((), device=fit.device)
-    names = ("kd", "taught"), ("ce", "labelled")
-    numbers = total(
-        torch.stack([sums[part].get(head, zero).detach().float() for pair in names for part in pair for head in heads])
-    ).reshape(2, 2, len(heads))
-    share, record = zero, {}
-    for (name, _), weight, (term, count) in zip(
-        names, (loss_settings.distill_weight, loss_settings.label_weight), numbers, strict=True
-    ):
-        scale = torch.ones(len(heads), device=fit.device)
-        if name == "ce":
-            scale = torch.tensor([loss_settings.head_weights.get(head, 1.0) for head in heads], device=fit.device)
-        each = scale / count.clamp_min(1) / len(heads)
-        record[name] = (term * each).sum()
-        if weight and sums[name]:
-            share = share + weight * (torch.stack([sums[name][head] for head in heads]) * each).sum()
-    record["loss"] = loss_settings.distill_weight * record["kd"] + loss_settings.label_weight * record["ce"]
-    return share * world_size(), record
+def _row_losses(fit: Fit, block: Block, rows: np.ndarray, targets: Targets) -> dict[str, Tensor]:
+    with fit.updater.autocast():
+        output = fit.network(inputs_of(block, fit.recogniser.modality, rows, fit.device))
+    return fit.objective.rows(output, targets)
 
 
-def _teacher(
-    fit: Fit, block: Block, heads: list[str], rows: np.ndarray, real: np.ndarray
-) -> tuple[dict[str, Tensor] | None, Tensor | None]:
-    if not fit.weights:
-        return None, None
-    present = torch.from_numpy(block["teacher_present"][rows] & real[rows, None]).to(fit.device)
-    combined, taught = {}, []
-    for head in heads:
-        weights = present_weights(fit.weights[head], present)
-        combined[head] = combine(torch.from_numpy(block[f"teacher_logits/{head}"][rows]).to(fit.device), weights)
-        taught.append(weights.sum(dim=1) > 0)
-    return combined, torch.stack(taught, dim=1)
+def _over_workers(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Sums over all workers, in one exchange."""
+    return dict(zip(values, total(torch.stack([value.float() for value in values.values()])), strict=True))
 
 
-def _forward(fit: Fit, block: Block, rows: np.ndarray) -> dict[str, Tensor]:
-    inputs = inputs_of(block, fit.model.modality, rows, fit.device)
-    enabled = fit.device.type == "cuda" and fit.settings.optim.precision == "bf16"
-    with torch.autocast(fit.device.type, torch.bfloat16, enabled=enabled):
-        return fit.network(inputs)
-
-
-def _labels(block: Block, head: str, rows: np.ndarray, device: torch.device, real: np.ndarray) -> Tensor:
-    labels = np.where(real[rows], block[f"label/{head}"][rows], -1)
-    return torch.from_numpy(labels).to(device)
+def _not_finite(fit: Fit, step: Step, what: str, clips: np.ndarray) -> ValueError:
+    """The reason to stop, with the clips of all workers that it came from."""
+    numbers = sorted({number for worker in gather(clips.tolist()) for number in worker})
+    said = ", ".join(fit.clip_id("train", number) for number in numbers[:20]) + (" ..." if len(numbers) > 20 else "")
+    return ValueError(
+        f"{what} not finite in epoch {step.epoch + 1}, step {step.number + 1}, from clips {said}. The last checkpoint is "
+        "sound; try a lower optim.lr, a longer optim.warmup_epochs, optim.precision fp32, or look at these clips."
+    )
 
 
 @torch.inference_mode()
 def _predict(fit: Fit, block: Block, real: np.ndarray) -> Block:
-    fit.model.eval()
+    model = fit.model.eval()
     rows = np.flatnonzero(real)
     heads = fit.heads
     out = {"clip": block["clip"][rows]} | {f"label/{head}": block[f"label/{head}"][rows] for head in heads}
     if len(rows):
-        inputs = inputs_of(block, fit.model.modality, rows, fit.device)
-        logits = {head: values.float().cpu().numpy() for head, values in fit.model(inputs).items()}
+        answers = mean_logits(model, model.modality, block, rows, fit.device, max(len(real), 1))
+        logits = {head: values.cpu().numpy() for head, values in answers.items()}
     else:
-        logits = {head: np.zeros((0, len(classes)), np.float32) for head, classes in fit.model.spec.heads.items()}
+        logits = {head: np.zeros((0, len(classes)), np.float32) for head, classes in model.spec.heads.items()}
     return out | {f"logits/{head}": values for head, values in logits.items()}
 
 
@@ -285,17 +262,6 @@ def _end_epoch(fit: Fit, step: Step, columns: Block, meter: Meter, recorder: Rec
     recorder.epoch(row, fit, columns, is_best)
 
 
-def selection_score(
-    metrics: Mapping[str, Mapping[str, float]], logits: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]
-) -> float:
-    """What the best model is chosen by: action accuracy, or with one head the mean of top-1 and top-5."""
-    if "action" in metrics and len(metrics) > 1:
-        return metrics["action"]["accuracy"]
-    (head,) = logits
-    known = labels[head] >= 0
-    return (metrics[head]["accuracy"] + topk_accuracy(logits[head][known], labels[head][known], 5)) / 2
-
-
 def _count_broken(fit: Fit, meter: Meter, recorder: Recorder) -> None:
     new, read = meter.take_broken()
     fit.clips_read += read
@@ -303,7 +269,7 @@ def _count_broken(fit: Fit, meter: Meter, recorder: Recorder) -> None:
     recorder.broken(new)
     share = fit.clips_broken / max(fit.clips_read, 1)
     if share > fit.settings.data.max_broken_share:
-        examples = "; ".join(f"{split} clip number {clip}: {reason}" for split, clip, reason in new[:3])
+        examples = "; ".join(f"{split} clip {fit.clip_id(split, clip)}: {reason}" for split, clip, reason in new[:3])
         raise ValueError(
             f"{fit.clips_broken} of {fit.clips_read} clips read are broken ({100 * share:.1f} %), more than "
             f"data.max_broken_share allows ({examples}). rejects.jsonl in the run folder lists them."
@@ -313,5 +279,5 @@ def _count_broken(fit: Fit, meter: Meter, recorder: Recorder) -> None:
 def _train_row(fit: Fit, step: Step, done: int, terms: dict[str, Tensor], meter: Meter) -> dict[str, Any]:
     row: dict[str, Any] = {"step": done, "position": fit.position + 1, "epoch": step.epoch + 1}
     row |= {name: float(value) for name, value in terms.items()}
-    row["lr"] = fit.optimizer.param_groups[0]["lr"]
+    row["lr"] = max(group["lr"] for group in fit.updater.optimizer.param_groups)
     return row | meter.rates(fit.plan, fit.position)

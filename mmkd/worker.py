@@ -9,13 +9,17 @@ import torch
 from torch import nn
 
 from mmkd.checkpoint import newest_checkpoint
-from mmkd.models import create_model, load_model
+from mmkd.models import Recogniser, create_model, describe_model, load_model, start_from
+from mmkd.models.blocks import checkpoint_blocks
+from mmkd.models.features import FeatureStudent, layer_width
+from mmkd.objective import Objective
+from mmkd.optimizing import Updater
 from mmkd.pipeline import Work, cached_dataset
-from mmkd.reader import Block
+from mmkd.reader import Block, sound_rate
 from mmkd.recording import FolderRecorder, Keep
 from mmkd.runs import RunFolder, write_json
 from mmkd.teachers import teacher_names
-from mmkd.training import Fit, fit_blocks, make_optimizer
+from mmkd.training import Fit, fit_blocks
 from mmkd.workers import gather, rank
 
 ARCHS = {"rgb": "r2plus1d_tiny", "flow": "r2plus1d_tiny", "audio": "melnet", "boxes": "stlt"}
@@ -23,23 +27,52 @@ ARCHS = {"rgb": "r2plus1d_tiny", "flow": "r2plus1d_tiny", "audio": "melnet", "bo
 OPTIONS = {"boxes": {"width": 64, "depth": 2, "num_heads": 4, "norm_eps": 1e-5}}
 
 
-def make_network(work: Work) -> nn.Module:
-    """The network to train, seeded by run.seed; its spec says what it takes."""
-    settings = work.settings
-    network, modality = work.network, work.network.modality
+def make_network(work: Work) -> Recogniser:
+    """The network to train, seeded by run.seed; its spec says what it takes.
+
+    Raises:
+        ValueError: its weights to start from do not fit it.
+    """
+    settings, network = work.settings, work.network
+    modality = network.modality
     dataset = cached_dataset(work.data_folder)
     torch.manual_seed(settings.run.seed)
+    arch, options = network.arch, dict(network.options)
+    if network.init and not arch:
+        known = describe_model(network.init)
+        arch, options = known["arch"], known["options"] | options
+    elif not arch:
+        arch, options = ARCHS[modality], options or OPTIONS.get(modality, {})
+    if modality == "boxes":
+        options = {"num_frames": settings.views.frames} | options
+    elif modality == "audio":
+        options = {"sample_rate": sound_rate(dataset, settings.views)} | options
+    pretrained = True if network.weights == "default" else network.weights or False
+    model = create_model(
+        arch, dataset.heads, modality, multi_label=dataset.multi_label, pretrained=pretrained, **options
+    )
     if network.init:
-        model = load_model(network.init)
-    else:
-        options = network.options or (OPTIONS.get(modality, {}) if not network.arch else {})
-        if modality == "boxes":
-            options = {"num_frames": settings.views.frames, **options}
-        elif modality == "audio":
-            options = {"sample_rate": dataset.sample_rate, **options}
-        model = create_model(network.arch or ARCHS[modality], dataset.heads, modality, **options)
-    model.spec.input = view_geometry(work)  # type: ignore[union-attr]
+        start_from(model, network.init)
+    if network.freeze_backbone:
+        model.backbone.requires_grad_(False)
+    model.spec.input = view_geometry(work)
     return model
+
+
+def with_features(model: Recogniser, work: Work) -> nn.Module:
+    """The network that is trained: the model, with a projection to a teacher's features where the loss compares them.
+
+    Raises:
+        ValueError: there is no such teacher or layer.
+    """
+    loss = work.settings.loss
+    if not (loss.feature_weight and work.teachers):
+        return model
+    names = teacher_names(work.teachers)
+    if loss.feature_teacher not in names:
+        raise ValueError(f"loss.feature_teacher is {loss.feature_teacher!r}; the teachers are {', '.join(names)}.")
+    teacher = load_model(work.teachers[names.index(loss.feature_teacher)])
+    return FeatureStudent(model, loss.feature_layer, layer_width(teacher, loss.feature_teacher_layer))
 
 
 def view_geometry(work: Work) -> dict[str, Any]:
@@ -53,7 +86,7 @@ def view_geometry(work: Work) -> dict[str, Any]:
     elif work.network.modality == "boxes":
         geometry["boxes"] = views.boxes
     else:
-        geometry |= {"audio_seconds": views.audio_seconds, "sample_rate": dataset.sample_rate}
+        geometry |= {"audio_seconds": views.audio_seconds, "sample_rate": sound_rate(dataset, views)}
     return geometry
 
 
@@ -74,10 +107,27 @@ def run_worker(
         blocks: from a position to this worker's blocks from there on.
         keep: keeps a checkpoint, see :class:`mmkd.recording.FolderRecorder`.
     """
+    settings = work.settings
     model = make_network(work)
-    network = wrap(model)
-    fit = Fit(network, make_optimizer(network, work.settings), work.settings, work.plan, device)
-    fit.teacher_names = teacher_names(work.teachers)
+    trained = with_features(model, work)
+    if settings.optim.checkpoint_activations:
+        checkpoint_blocks(model.backbone)
+    if settings.optim.compile:
+        model.compile()
+    network = wrap(trained)
+    manifests = work.manifests()
+    fit = Fit(
+        network,
+        model,
+        Updater(trained, model, settings, work.plan, device),
+        Objective(settings, model.spec.heads, device),
+        settings,
+        work.plan,
+        device,
+        clip_id=lambda split, number: manifests[split].clip_ids[number],
+        teacher_names=teacher_names(work.teachers),
+        frozen=work.network.freeze_backbone,
+    )
     folder = RunFolder(run)
     # Rank 0 alone chooses, so that all workers and the dataset start from one place.
     found = newest_checkpoint(folder.checkpoints) if rank() == 0 else (None, [])
@@ -89,7 +139,7 @@ def run_worker(
         note = {"position": fit.position, "torn": [str(path) for path in torn]}
         write_json(run / "position.json", note)
     if fit.position < work.plan.num_steps:
-        fit_blocks(fit, blocks(fit.position), FolderRecorder(run, work.manifests(), facts, keep))
+        fit_blocks(fit, blocks(fit.position), FolderRecorder(run, manifests, facts, keep))
 
 
 def start_position(run: Path) -> int:

@@ -32,16 +32,18 @@ def make_clip(split: str, number: int) -> Clip:
     return Clip(f"{split}-{number:03d}", rgb, {"verb": verb, "noun": noun}, FPS, audio, RATE, list(boxes))
 
 
-def write_dataset(folder: Path, change=lambda split, rows: rows) -> Path:
+def write_dataset(folder: Path, change=lambda split, rows: rows, heads=HEADS, multi_label=()) -> Path:
     """A data set in `folder`; `change` may spoil the rows of a split before they are written."""
     settings = small_settings(folder.parent.parent)
     splits = {}
     for split, number in SPLITS.items():
         rows = [encode_clip(make_clip(split, i), settings, HEADS) for i in range(number)]
-        digest = write_shard(folder / split / "00000.parquet", change(split, rows), list(HEADS), 4)
+        digest = write_shard(folder / split / "00000.parquet", change(split, rows), list(heads), 4, multi_label)
         splits[split] = {"clips": number, "shards": {"00000.parquet": digest}}
     flow = {"bound": 8.0, "step": 1, "size": [WIDTH, HEIGHT]}
-    Dataset(HEADS, ["rgb", "flow", "audio", "boxes"], splits, FPS, flow, RATE, {"source": "tests"}).save(folder)
+    modalities = ["rgb", "flow", "audio", "boxes"]
+    dataset = Dataset(heads, modalities, splits, FPS, flow, RATE, {"source": "tests"}, multi_label=list(multi_label))
+    dataset.save(folder)
     return folder
 
 

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from mmkd.competence import judge
+from mmkd.matching import check_teachers
 from mmkd.models import create_model, load_model, save_model
 from mmkd.plan import PADDING
 from mmkd.reader import read_unit
 from mmkd.shards import open_dataset, read_manifest
-from mmkd.teachers import Ensemble, check_teachers, judge
+from mmkd.teachers import Ensemble
 from tests.small import HEADS, small_settings
 
 INPUT = {"frames": 4, "sampling": "uniform"}
@@ -60,16 +62,53 @@ def test_non_finite_logits_name_the_teacher_and_the_clips(home):
 def test_a_teacher_with_other_classes_or_views_or_that_saw_the_held_out_clips_is_refused(home, tmp_path):
     expected = INPUT | {"size": 16}
     assert [d["modality"] for d in check_teachers(folders(home), HEADS, expected, DATA)] == ["rgb", "flow", "boxes"]
-    with pytest.raises(ValueError, match=r"models/rgb has other classes.*'noun'.*saucer"):
+    with pytest.raises(ValueError, match=r"models/rgb has other classes.*'noun'.*does not know saucer"):
         check_teachers(folders(home), HEADS | {"noun": ["cup", "saucer"]}, expected, DATA)
-    with pytest.raises(ValueError, match=r"their order"):
-        check_teachers(folders(home), HEADS | {"noun": ["ball", "cup"]}, expected, DATA)
+    with pytest.raises(ValueError, match=r"models/rgb has no head 'adverb'.*it has verb, noun"):
+        check_teachers(folders(home), {"adverb": ["slowly"]}, expected, DATA)
+    assert check_teachers(folders(home), HEADS | {"noun": ["ball", "cup"]}, expected, DATA)  # matched by name
     with pytest.raises(ValueError, match=r"views\.frames 4 \(here 8\)"):
         check_teachers(folders(home), HEADS, expected | {"frames": 8}, DATA)
     model = create_model("r2plus1d_tiny", HEADS, "rgb", channels=(4, 8))
     save_model(model, tmp_path, {"data": DATA | {"weigh_seed": 7}})
     with pytest.raises(ValueError, match=r"weigh_seed 7, so it saw clips"):
         check_teachers([str(tmp_path)], HEADS, expected, DATA)
+    save_model(model, tmp_path, {"data": DATA | {"saw_held_out": True, "train": "train"}})
+    with pytest.raises(ValueError, match=r"trained on all of split 'train', as students are"):
+        check_teachers([str(tmp_path)], HEADS, expected, DATA)
+    assert check_teachers([str(tmp_path)], HEADS, expected, DATA, needs_held_out=False)
+    assert check_teachers([str(tmp_path)], HEADS, expected, DATA | {"fingerprint": "another"})
+
+
+def test_a_teacher_with_its_classes_in_another_order_answers_in_ours(home, tmp_path):
+    block = block_of(home, [4, 5])
+    plain = Ensemble(folders(home), HEADS)(block)
+    turned = Ensemble(folders(home), {"verb": ["drop", "push", "lift"], "noun": HEADS["noun"]})(block)
+    assert np.array_equal(turned["teacher_logits/verb"], plain["teacher_logits/verb"][:, :, [2, 0, 1]])
+    assert np.array_equal(turned["teacher_logits/noun"], plain["teacher_logits/noun"])
+
+
+def test_test_views_are_averaged(home):
+    block = block_of(home, [4, 5])
+    other = block_of(home, [4, 5]) | {"rgb": 255 - block["rgb"]}
+    both = {
+        name: np.stack([block[name], other[name]], axis=1) if name == "rgb" else block[name] for name in block
+    }
+    one, two, mean = (Ensemble(folders(home)[:1], HEADS, batch_size=3)(each) for each in (block, other, both))
+    expected = (one["teacher_logits/verb"] + two["teacher_logits/verb"]) / 2
+    assert np.allclose(mean["teacher_logits/verb"], expected, atol=1e-6)
+
+
+def test_features_of_a_teachers_layer_come_with_its_answers(home):
+    block = block_of(home, [4, 5, PADDING])
+    block["has/flow"][1] = False
+    out = Ensemble(folders(home), HEADS, feature=("flow", "backbone"))(block)
+    model = load_model(folders(home)[1])
+    own = model.backbone(model.prepare(torch.from_numpy(block["flow"][:1]))).detach().numpy()
+    assert np.allclose(out["teacher_features"][:1], own, atol=1e-6) and not out["teacher_features"][1:].any()
+    assert out["feature_present"].tolist() == [True, False, False]
+    with pytest.raises(ValueError, match=r"no layer 'backbone\.blocks\.9'; did you mean backbone\.blocks\.0"):
+        Ensemble(folders(home), HEADS, feature=("flow", "backbone.blocks.9"))
 
 
 def judged(good: list[float], **options):

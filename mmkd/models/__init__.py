@@ -1,6 +1,15 @@
 """Networks: create_model makes them, storage keeps them in folders without pickle."""
 
 from mmkd.models.create import ModelSpec, Recogniser, create_model, known_archs
-from mmkd.models.storage import describe_model, load_model, save_model
+from mmkd.models.storage import describe_model, load_model, save_model, start_from
 
-__all__ = ["ModelSpec", "Recogniser", "create_model", "describe_model", "known_archs", "load_model", "save_model"]
+__all__ = [
+    "ModelSpec",
+    "Recogniser",
+    "create_model",
+    "describe_model",
+    "known_archs",
+    "load_model",
+    "save_model",
+    "start_from",
+]

@@ -45,18 +45,63 @@ def load_model(folder: str | os.PathLike[str], device: str | torch.device = "cpu
     """
     description = describe_model(folder)
     fields = ("arch", "modality", "heads", "options", "input", "mean", "std", "training")
+    multi_label = description.get("multi_label", [])
     model = create_model(
-        description["arch"], description["heads"], description["modality"], **_tuples(description["options"])
+        description["arch"],
+        description["heads"],
+        description["modality"],
+        multi_label=multi_label,
+        **_tuples(description["options"]),
     )
-    model.spec = ModelSpec(**{key: description[key] for key in fields})
+    model.spec = ModelSpec(**{key: description[key] for key in fields}, multi_label=multi_label)
+    weights = _read_weights(folder, description)
+    try:
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{folder} does not fit {description['arch']}: {error}") from error
+    return model.eval().to(device)
+
+
+def start_from(model: Recogniser, folder: str | os.PathLike[str]) -> list[str]:
+    """Give a model the weights of a model folder: the backbone's, and of each head those of the classes that both have,
+    matched by name.
+
+    Returns:
+        the heads of which no class was found there, and which start anew.
+
+    Raises:
+        FileNotFoundError: the folder holds no model.
+        ValueError: its backbone is another one; what differs is named.
+    """
+    description = describe_model(folder)
+    weights = _read_weights(folder, description)
+    anew = []
+    with torch.no_grad():
+        for head, classifier in model.heads.items():
+            theirs = {name: number for number, name in enumerate(description["heads"].get(head, []))}
+            rows = [(row, theirs[name]) for row, name in enumerate(model.spec.heads[head]) if name in theirs]
+            kept = {name: weights.get(f"heads.{head}.{name}") for name, _ in classifier.named_parameters()}
+            fits = all(kept[name] is not None and kept[name].shape[1:] == p.shape[1:] for name, p in
+                       classifier.named_parameters())  # fmt: skip
+            if not rows or not fits:
+                anew.append(head)
+                continue
+            to, source = (torch.tensor(numbers) for numbers in zip(*rows, strict=True))
+            for name, parameter in classifier.named_parameters():
+                parameter[to] = kept[name][source].to(parameter)
+    backbone = {name.removeprefix("backbone."): w for name, w in weights.items() if name.startswith("backbone.")}
+    try:
+        model.backbone.load_state_dict(backbone, strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{folder} ({description['arch']}) does not fit {model.spec.arch}: {error}") from error
+    return anew
+
+
+def _read_weights(folder: str | os.PathLike[str], description: dict[str, Any]) -> dict[str, torch.Tensor]:
     path = Path(folder) / "model.safetensors"
     if weights_hash(path) != description["weights_hash"]:
         raise ValueError(f"{path} does not have the hash that model.json names; it was changed after it was saved.")
-    try:
-        model.load_state_dict(load_file(path), strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit {description['arch']}: {error}") from error
-    return model.eval().to(device)
+    return load_file(path)
 
 
 def describe_model(folder: str | os.PathLike[str]) -> dict[str, Any]:

@@ -49,20 +49,21 @@ def gain_table(gain: Mapping[str, Mapping[str, Any]], title: str) -> str:
 
 
 def competence_table(competence: Mapping[str, Any]) -> str:
-    """Accuracy, cross-entropy and weight of each teacher in each head; `Competence.as_dict()`."""
+    """Accuracy, ECE, cross-entropy and weight of each teacher in each head; `Competence.as_dict()`."""
     heads = list(competence["accuracy"])
-    groups = "".join(f'<th class="group start" colspan="3">{escape(head)}</th>' for head in heads)
-    columns = '<th class="start">accuracy</th><th>CE</th><th class="first">weight</th>' * len(heads)
+    groups = "".join(f'<th class="group start" colspan="4">{escape(head)}</th>' for head in heads)
+    columns = '<th class="start">accuracy</th><th>ECE</th><th>CE</th><th class="first">weight</th>' * len(heads)
     body = []
     for place, name in enumerate(competence["names"]):
         cells = "".join(
             f'<td class="start">{percent(competence["accuracy"][head][place])}</td>'
+            f"<td>{percent(competence['ece'][head][place])}</td>"
             f"<td>{nats(competence['cross_entropy'][head][place])}</td>{_weight(competence['weight'][head][place])}"
             for head in heads
         )
         body.append(f'<tr><th class="first">{escape(name)}</th>{cells}</tr>')
     chance = "".join(
-        f'<td class="start">{percent(competence["chance"][head])}</td><td>-</td><td></td>' for head in heads
+        f'<td class="start">{percent(competence["chance"][head])}</td><td>-</td><td>-</td><td></td>' for head in heads
     )
     body.append(f'<tr class="apart"><th class="first">commonest class</th>{chance}</tr>')
     counts = [n for head in heads for n in competence["count"][head]]

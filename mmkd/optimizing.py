@@ -1,0 +1,104 @@
+"""Optimisation: timm's optimisers and parameter groups, the learning rate of the plan, mixed precision, and EMA."""
+
+import math
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmkd.config import Settings
+from mmkd.models import Recogniser
+from mmkd.plan import Plan
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def make_optimizer(trained: nn.Module, recogniser: Recogniser, settings: Settings) -> torch.optim.Optimizer:
+    """timm's optimiser of the settings' name, with no weight decay on norms and biases and, where asked for, a lower
+    rate in earlier layers (`lr_scale` of each parameter group).
+
+    Args:
+        trained: the module that is trained; what it has beside the recogniser is given the full rate.
+
+    Raises:
+        ValueError: timm has no optimiser of that name.
+    """
+    from timm.optim import create_optimizer_v2, list_optimizers
+
+    optim = settings.optim
+    if optim.name.lower() not in list_optimizers():
+        raise ValueError(f"optim.name is {optim.name!r}; timm has {', '.join(list_optimizers())}.")
+    decay = optim.layer_decay if optim.layer_decay < 1 else None
+    optimizer = create_optimizer_v2(
+        recogniser, optim.name, lr=optim.lr, weight_decay=optim.weight_decay, layer_decay=decay
+    )
+    known = {id(parameter) for parameter in recogniser.parameters()}
+    more = [parameter for parameter in trained.parameters() if id(parameter) not in known]
+    if more:
+        optimizer.add_param_group({"params": more, "weight_decay": optim.weight_decay})
+    return optimizer
+
+
+def learning_rate(settings: Settings, plan: Plan, step: int) -> float:
+    """Rate of optimiser step `step` (from 0): linear warm-up, then decay towards zero, which no step reaches."""
+    warmup = min(round(settings.optim.warmup_epochs * plan.train_steps), plan.optimizer_steps - 1)
+    if step < warmup:
+        return settings.optim.lr * (step + 1) / warmup
+    progress = (step - warmup) / (plan.optimizer_steps - warmup)
+    shape = 0.5 * (1 + math.cos(math.pi * progress)) if settings.optim.schedule == "cosine" else 1 - progress
+    return settings.optim.lr * shape
+
+
+class Updater:
+    """Turns losses into steps of the weights.
+
+    Attributes:
+        trained: the module in training, without what DDP wraps around it.
+        ema: its moving average (timm's ModelEmaV3), whose decay grows in the first steps; None: none is kept.
+        scaler: of the loss, for fp16; does nothing otherwise.
+    """
+
+    def __init__(
+        self,
+        trained: nn.Module,
+        recogniser: Recogniser,
+        settings: Settings,
+        plan: Plan,
+        device: torch.device,
+        autocast: bool | None = None,
+    ):
+        from timm.utils import ModelEmaV3
+
+        self.trained, self.settings, self.plan, self.device = trained, settings, plan, device
+        self.optimizer = make_optimizer(trained, recogniser, settings)
+        on = device.type == "cuda" if autocast is None else autocast
+        self.dtype = DTYPES.get(settings.optim.precision) if on else None
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self.ema = ModelEmaV3(trained, decay=settings.optim.ema, use_warmup=True) if settings.optim.ema else None
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
+
+    def backward(self, loss: Tensor) -> None:
+        self.scaler.scale(loss).backward()
+
+    def step(self, number: int) -> None:
+        """Optimiser step `number` of the plan, from the gradients there are, which are then cleared.
+
+        Raises:
+            FloatingPointError: the gradients are not finite (with fp16 such a step is left out, as usual).
+        """
+        optim = self.settings.optim
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.settings, self.plan, number) * group.get("lr_scale", 1.0)
+        self.scaler.unscale_(self.optimizer)
+        if optim.clip_norm:
+            norm = nn.utils.clip_grad_norm_(self.trained.parameters(), optim.clip_norm)
+            if not self.scaler.is_enabled() and not torch.isfinite(norm):
+                raise FloatingPointError("the gradients are not finite")
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update(self.trained, step=number + 1)

@@ -1,0 +1,50 @@
+"""Weighing: each teacher's accuracy, calibration and weight on held-out clips, before anything is distilled."""
+
+from typing import Any
+
+from mmkd.competence import judge
+from mmkd.config import Settings, SettingsError
+from mmkd.evaluation import split_logits
+from mmkd.jobs import ensure_data, matched_teachers, session, teacher_folders
+from mmkd.plan import hold_out
+from mmkd.pipeline import cached_dataset, cached_manifest
+from mmkd.progress import say
+from mmkd.teachers import teacher_names
+
+
+def weigh(settings: Settings) -> dict[str, Any]:
+    """Run the teachers over the clips of `train` that are held out from them, and print what came of it.
+
+    Raises:
+        ValueError: there are no teachers, they do not fit the data or saw these clips, or one is of no use.
+    """
+    folders = teacher_folders(settings)
+    if not folders:
+        raise SettingsError("loss.distill_weight is 0, so there are no teachers to weigh.")
+    with session(settings):
+        ensure_data(settings)
+        data, names = settings.data, teacher_names(folders)
+        dataset = cached_dataset(str(settings.data_folder()))
+        matched_teachers(settings, dataset, folders)
+        train = cached_manifest(str(settings.data_folder()), data.train, data.limit)
+        _, held_out = hold_out(train.clip_ids, data.weigh_share, data.weigh_seed)
+        if not len(held_out):
+            raise SettingsError("no clip is held out to weigh the teachers on; raise data.weigh_share.")
+        say(f"weighing {len(folders)} teachers on {len(held_out)} clips of split {data.train} that are held out")
+        answers = split_logits(settings, folders, data.train, held_out)
+    teachers = settings.teachers
+    competence = judge(
+        names,
+        answers.logits,
+        answers.present,
+        answers.labels,
+        weighting=teachers.weighting,
+        gamma=teachers.gamma,
+        drop_near_chance=teachers.drop_near_chance,
+    )
+    say("\n".join(competence.lines()))
+    for clip_id, reason in answers.broken:
+        say(f"left out: {clip_id}: {reason}")
+    return {"teachers": list(folders), "clips": len(held_out), "broken_clips": len(answers.broken)} | {
+        key: value for key, value in competence.as_dict().items() if key != "names"
+    }
