@@ -57,8 +57,9 @@ def encode_clip(clip: Clip, settings: Settings, heads: dict[str, list[str]]) -> 
     pack = settings.pack
     frames, height, width, _ = clip.rgb.shape
     for head, classes in heads.items():
-        if not -1 <= clip.labels[head] < len(classes):
-            raise ValueError(f"label {clip.labels[head]} of head {head} is not among {len(classes)} classes")
+        label = clip.labels[head]
+        if any(not -1 <= each < len(classes) for each in (label if isinstance(label, list) else [label])):
+            raise ValueError(f"label {label} of head {head} is not among {len(classes)} classes")
     if clip.boxes is not None and len(clip.boxes) != frames:
         raise ValueError(f"{len(clip.boxes)} frames of boxes for {frames} frames")
     flow = dis_flow(clip.rgb, pack.flow_bound) if clip.flow is None else clip.flow
@@ -71,7 +72,7 @@ def encode_clip(clip: Clip, settings: Settings, heads: dict[str, list[str]]) -> 
         "num_frames": frames,
         "width": width,
         "height": height,
-        "labels": {head: None if label < 0 else int(label) for head, label in clip.labels.items()},
+        "labels": {head: label if isinstance(label, list) or label >= 0 else None for head, label in clip.labels.items()},
         "fps": clip.fps,
         "start": clip.start,
         "stop": clip.stop,

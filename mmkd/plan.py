@@ -36,7 +36,11 @@ class Plan:
         train, val, weigh: indices of clips in their split's manifest (`weigh` are clips of the train split).
         batch_size: the global batch.
         seed: run_seed, of the order.
-        distinct_views: view numbers are taken modulo this; 0: one new view an epoch.
+        distinct_views: view numbers are taken modulo this; 0: new views in every epoch.
+        repeats: views of each clip in a training batch, side by side.
+
+    Raises:
+        ValueError: repeats does not divide batch_size.
     """
 
     train: Clips
@@ -46,6 +50,14 @@ class Plan:
     batch_size: int
     seed: int = 0
     distinct_views: int = 0
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.repeats:
+            raise ValueError(
+                f"views.repeats {self.repeats} does not divide optim.batch_size {self.batch_size}; a batch holds all "
+                "views of a clip, so it must."
+            )
 
     @property
     def weigh_steps(self) -> int:
@@ -54,7 +66,7 @@ class Plan:
     @property
     def train_steps(self) -> int:
         """Optimiser steps in an epoch."""
-        return _ceil(len(self.train), self.batch_size)
+        return _ceil(len(self.train) * self.repeats, self.batch_size)
 
     @property
     def val_steps(self) -> int:
@@ -90,25 +102,29 @@ class Plan:
         epoch, number = divmod(index - self.weigh_steps, self.train_steps + self.val_steps)
         return epoch * self.train_steps + min(number, self.train_steps)
 
-    def unit(self, index: int, rank: int, num_workers: int) -> tuple[Step, Clips, int]:
+    def unit(self, index: int, rank: int, num_workers: int) -> tuple[Step, Clips, Clips]:
         """What one worker sees in a step.
 
         Returns:
             the step; indices of its clips, int64 [ceil(batch_size / num_workers)], PADDING where there is none; and
-            their view number (TEST_VIEW outside training).
+            their view numbers, as many (TEST_VIEW outside training).
         """
         step = self.step(index)
-        order = {"weigh": self.weigh, "val": self.val}.get(step.phase)
-        view = TEST_VIEW
-        if order is None:
-            order = _epoch_order(self, step.epoch)
-            view = step.epoch % self.distinct_views if self.distinct_views else step.epoch
-        batch = order[step.number * self.batch_size : (step.number + 1) * self.batch_size]
         share = self.share(num_workers)
+        place = np.arange(step.number * self.batch_size, (step.number + 1) * self.batch_size)
+        place = place[rank * share : (rank + 1) * share]
         clips = np.full(share, PADDING, dtype=np.int64)
-        mine = batch[rank * share : (rank + 1) * share]
-        clips[: len(mine)] = mine
-        return step, clips, view
+        views = np.full(share, TEST_VIEW, dtype=np.int64)
+        if step.phase == "train":
+            order = _epoch_order(self, step.epoch)
+            number = step.epoch * self.repeats + place % self.repeats
+            views[: len(place)] = number % self.distinct_views if self.distinct_views else number
+            place = place // self.repeats
+        else:
+            order = self.weigh if step.phase == "weigh" else self.val
+        place = place[place < len(order)]
+        clips[: len(place)] = order[place]
+        return step, clips, views
 
 
 @lru_cache(maxsize=4)

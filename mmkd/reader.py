@@ -1,7 +1,7 @@
 """Reading: one unit of the plan to arrays. Only the chosen frames are decoded, and everything stays uint8."""
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,13 +9,27 @@ import simplejpeg
 import soundfile
 
 from mmkd.config import Views
+from mmkd.extract.sound import resample
 from mmkd.plan import PADDING, Clips, Plan
-from mmkd.shards import Dataset, Manifest, read_rows
-from mmkd.views import View, make_view, view_audio, view_boxes, view_flow, view_rgb
+from mmkd.shards import NO_LABEL, Dataset, Manifest, read_rows
+from mmkd.views import (
+    Mix,
+    View,
+    make_view,
+    mix_boxes,
+    mix_frames,
+    mix_sound,
+    test_views,
+    view_audio,
+    view_boxes,
+    view_flow,
+    view_rgb,
+)
 
 Block = dict[str, np.ndarray]
-"""Columns of one unit, each with as many rows as a worker's share: `step`, `rank`, `clip`, `status`, `label/HEAD`,
-and of each modality read its arrays and `has/MODALITY`."""
+"""Columns of one unit, each with as many rows as a worker's share: `step`, `rank`, `clip`, `status`, `label/HEAD`
+(of a multi-label head with an axis for its classes), and of each modality read its arrays and `has/MODALITY`; where clips
+are mixed, `mix/share` of the own clip and `mix_label/HEAD` of the other."""
 
 REAL, PADDED, UNREADABLE, BAD_IMAGE, BAD_LENGTH, BAD_SOUND, BAD_BOX, BAD_LABEL = range(8)
 STATUS = {
@@ -45,41 +59,59 @@ def read_unit(
     manifest: Manifest,
     views: Views,
     clips: Clips,
-    view_number: int,
+    view_numbers: int | Clips,
     modalities: Sequence[str],
+    *,
+    grid: bool = False,
+    partners: Clips | None = None,
 ) -> Block:
     """Read and decode the clips of a unit.
 
     A clip that is broken becomes a row of zeros whose `status` says why; a modality that a clip lacks is zeros with
-    `has/MODALITY` false.
+    `has/MODALITY` false. Adjacent rows of one clip are decoded once.
+
+    Args:
+        view_numbers: of all rows, or of each; TEST_VIEW for the test view.
+        grid: show all test views (`views.test_clips` by `views.test_crops`) on an axis after the rows, where there is
+            more than one, instead of the view of that number.
+        partners: numbers of the clips that others may be mixed with, where the settings mix; None: nothing is mixed.
     """
+    grid = grid and views.test_clips * views.test_crops > 1
+    mixing = partners is not None and bool(views.mixup or views.cutmix)
+    rows = len(clips)
+    numbers = np.broadcast_to(np.asarray(view_numbers, np.int64), (rows,))
     real = np.flatnonzero(clips != PADDING)
-    block = _empty(dataset, views, len(clips), modalities)
+    first = [row for row in real if row == 0 or clips[row] != clips[row - 1]]
+    block = _empty(dataset, views, rows, modalities, views.test_clips * views.test_crops if grid else 0, mixing)
     block["clip"][:] = clips
     block["status"][real] = REAL
-    for row, record in zip(real, read_rows(manifest, clips[real].tolist(), modalities), strict=True):
-        clip = int(clips[row])
-        try:
-            if isinstance(record, OSError):
-                raise BrokenClipError(UNREADABLE)
-            labels = {head: int(values[clip]) for head, values in manifest.labels.items()}
-            if any(not -1 <= label < len(dataset.heads[head]) for head, label in labels.items()):
-                raise BrokenClipError(BAD_LABEL)
-            view = make_view(views, record["clip_id"], int(manifest.num_frames[clip]), view_number)
-            arrays = {
-                modality: _DECODERS[modality](dataset, record, view, views)
-                for modality in modalities
-                if record[modality] is not None
-            }
-        except BrokenClipError as error:
-            block["status"][row] = error.status
-            continue
-        for head, label in labels.items():
-            block[f"label/{head}"][row] = label
-        for modality, columns in arrays.items():
-            block[f"has/{modality}"][row] = True
-            for name, value in columns.items():
-                block[name][row] = value
+    records = zip(first, read_rows(manifest, clips[first].tolist(), modalities), strict=True)
+    for start, record in records:
+        source = _Source(dataset, manifest, views, int(clips[start]), record, modalities)
+        row = start
+        while row < rows and clips[row] == clips[start]:
+            try:
+                source.check()
+                if grid:
+                    parts = [source.arrays(view) for view in test_views(views, source.num_frames)]
+                    arrays = {m: {n: np.stack([part[m][n] for part in parts]) for n in parts[0][m]} for m in parts[0]}
+                else:
+                    view = source.view(int(numbers[row]))
+                    arrays = source.arrays(view)
+                    if mixing and partners is not None and view.mix is not None:
+                        other = _partner(dataset, manifest, views, partners, view.mix, int(numbers[row]), modalities)
+                        arrays = _mixed(block, row, arrays, other, view.mix)
+            except BrokenClipError as error:
+                block["status"][row] = error.status
+                row += 1
+                continue
+            for head, label in source.labels.items():
+                block[f"label/{head}"][row] = label
+            for modality, columns in arrays.items():
+                block[f"has/{modality}"][row] = True
+                for name, value in columns.items():
+                    block[name][row] = value
+            row += 1
     return block
 
 
@@ -94,80 +126,174 @@ def read_plan_unit(
 ) -> Block:
     """Unit number step * num_workers + rank of a plan; `modalities` are those that each phase reads."""
     index, rank = divmod(unit, num_workers)
-    step, clips, view_number = plan.unit(index, rank, num_workers)
+    step, clips, numbers = plan.unit(index, rank, num_workers)
     manifest = manifests["val" if step.phase == "val" else "train"]
-    block = read_unit(dataset, manifest, views, clips, view_number, modalities[step.phase])
+    partners = plan.train if step.phase == "train" else None
+    grid = step.phase == "val"
+    block = read_unit(
+        dataset, manifest, views, clips, numbers, modalities[step.phase], grid=grid, partners=partners
+    )
     block["step"] = np.full(len(clips), index, np.int64)
     block["rank"] = np.full(len(clips), rank, np.int64)
     return block
 
 
-def _empty(dataset: Dataset, views: Views, rows: int, modalities: Sequence[str]) -> Block:
+class _Source:
+    """One clip's record, and what has been decoded of it."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        manifest: Manifest,
+        views: Views,
+        clip: int,
+        record: dict[str, Any] | OSError,
+        modalities: Sequence[str],
+    ):
+        self.dataset, self.settings, self.record, self.modalities = dataset, views, record, modalities
+        self.num_frames = int(manifest.num_frames[clip])
+        self.labels = {head: values[clip] for head, values in manifest.labels.items()}
+        self.decoded: dict[str, dict[int, np.ndarray]] = {"rgb": {}, "flow": {}}
+        self.sound: np.ndarray | None = None
+
+    def check(self) -> None:
+        """Raise what is wrong with the clip as a whole."""
+        if isinstance(self.record, OSError):
+            raise BrokenClipError(UNREADABLE)
+        for head, label in self.labels.items():
+            if np.min(label) < NO_LABEL or (label.ndim == 0 and label >= len(self.dataset.heads[head])):
+                raise BrokenClipError(BAD_LABEL)
+        if self.num_frames < 1:
+            raise BrokenClipError(BAD_LENGTH)
+
+    def view(self, number: int) -> View:
+        assert isinstance(self.record, dict)
+        return make_view(self.settings, self.record["clip_id"], self.num_frames, number)
+
+    def arrays(self, view: View) -> dict[str, Block]:
+        """Modality to its columns of one row, for the modalities that the clip has."""
+        assert isinstance(self.record, dict)
+        there = [modality for modality in self.modalities if self.record[modality] is not None]
+        return {modality: getattr(self, f"_{modality}")(view) for modality in there}
+
+    def _frames(self, modality: str, view: View) -> list[np.ndarray]:
+        frames, decoded = self.record[modality], self.decoded[modality]  # type: ignore[index]
+        for index in view.indices.tolist():
+            if index >= len(frames):
+                raise BrokenClipError(BAD_LENGTH)
+            if index not in decoded:
+                try:
+                    decoded[index] = simplejpeg.decode_jpeg(frames[index], "RGB")
+                except ValueError as error:
+                    raise BrokenClipError(BAD_IMAGE) from error
+        if len({frame.shape for frame in decoded.values()}) > 1:
+            raise BrokenClipError(BAD_LENGTH)
+        return [decoded[index] for index in view.indices.tolist()]
+
+    def _rgb(self, view: View) -> Block:
+        return {"rgb": view_rgb(self._frames("rgb", view), view, self.settings.size)}
+
+    def _flow(self, view: View) -> Block:
+        return {"flow": view_flow(self._frames("flow", view), view, self.settings.size, self.settings.jitter_flow)}
+
+    def _audio(self, view: View) -> Block:
+        record, wanted = self.record, sound_rate(self.dataset, self.settings)
+        assert isinstance(record, dict)
+        if self.sound is None:
+            try:
+                samples, rate = soundfile.read(io.BytesIO(record["audio"]), dtype="int16")
+            except (RuntimeError, ValueError) as error:
+                raise BrokenClipError(BAD_SOUND) from error
+            if samples.ndim != 1:
+                raise BrokenClipError(BAD_SOUND)
+            self.sound = resample(samples, rate, wanted)
+        return {"audio": view_audio(self.sound, view, wanted, record["fps"], self.settings.audio_seconds)}
+
+    def _boxes(self, view: View) -> Block:
+        record, settings = self.record, self.settings
+        assert isinstance(record, dict)
+        frames = record["boxes"]
+        if view.indices.max() >= len(frames):
+            raise BrokenClipError(BAD_LENGTH)
+        chosen = [frames[i] for i in view.indices.tolist()]
+        shape = (record["height"], record["width"])
+        try:
+            columns = view_boxes(
+                chosen,
+                view,
+                shape,
+                settings.boxes,
+                min_score=settings.box_score,
+                whole_frame=settings.whole_frame_boxes,
+            )
+        except ValueError as error:
+            raise BrokenClipError(BAD_BOX) from error
+        return {f"boxes/{name}": value for name, value in columns.items()}
+
+
+def _partner(
+    dataset: Dataset, manifest: Manifest, views: Views, partners: Clips, mix: Mix, number: int, modalities: Sequence[str]
+) -> tuple[dict[str, Block], dict[str, Any]] | None:
+    """Arrays and labels of the clip to mix in, in its own view of the same number; None where it is broken."""
+    clip = int(partners[min(int(mix.partner * len(partners)), len(partners) - 1)])
+    (record,) = read_rows(manifest, [clip], modalities)
+    source = _Source(dataset, manifest, views, clip, record, modalities)
+    try:
+        source.check()
+        return source.arrays(source.view(number)), source.labels
+    except BrokenClipError:
+        return None  # it is counted where it is a row itself
+
+
+def _mixed(
+    block: Block, row: int, own: dict[str, Block], other: tuple[dict[str, Block], dict[str, Any]] | None, mix: Mix
+) -> dict[str, Block]:
+    """A row's arrays with another clip's mixed in, and the other's labels noted; as they are where the other clip is
+    broken or lacks a modality, since all teachers must see one mixture."""
+    if other is None or not set(own) <= set(other[0]):
+        return own
+    arrays, labels = other
+    block["mix/share"][row] = mix.share
+    for head, label in labels.items():
+        block[f"mix_label/{head}"][row] = label
+    out: dict[str, Block] = {}
+    for modality, columns in own.items():
+        if modality == "boxes":
+            short = [{name.removeprefix("boxes/"): x for name, x in part.items()} for part in (columns, arrays["boxes"])]
+            out["boxes"] = {f"boxes/{name}": x for name, x in mix_boxes(short[0], short[1], mix).items()}
+        else:
+            blend = mix_sound if modality == "audio" else mix_frames
+            out[modality] = {modality: blend(columns[modality], arrays[modality][modality], mix)}
+    return out
+
+
+def sound_rate(dataset: Dataset, views: Views) -> int:
+    """Samples per second of the sound that networks are given."""
+    return views.sample_rate or dataset.sample_rate
+
+
+def _empty(
+    dataset: Dataset, views: Views, rows: int, modalities: Sequence[str], grid: int = 0, mixing: bool = False
+) -> Block:
     block: Block = {"clip": np.full(rows, PADDING, np.int64), "status": np.full(rows, PADDED, np.int8)}
-    block |= {f"label/{head}": np.full(rows, -1, np.int64) for head in dataset.heads}
-    frames, size = views.frames, views.size
+    for part in ("label", "mix_label") if mixing else ("label",):
+        for head, classes in dataset.heads.items():
+            if head in dataset.multi_label:
+                block[f"{part}/{head}"] = np.full((rows, len(classes)), NO_LABEL, np.int8)
+            else:
+                block[f"{part}/{head}"] = np.full(rows, NO_LABEL, np.int64)
+    if mixing:
+        block["mix/share"] = np.ones(rows, np.float32)
+    size, lead = views.size, (rows, grid, views.frames) if grid else (rows, views.frames)
     for modality in modalities:
         block[f"has/{modality}"] = np.zeros(rows, bool)
         if modality in ("rgb", "flow"):
-            block[modality] = np.zeros((rows, frames, size, size, 3 if modality == "rgb" else 2), np.uint8)
+            block[modality] = np.zeros((*lead, size, size, 3 if modality == "rgb" else 2), np.uint8)
         elif modality == "audio":
-            block["audio"] = np.zeros((rows, frames, int(views.audio_seconds * dataset.sample_rate)), np.int16)
+            block["audio"] = np.zeros((*lead, int(views.audio_seconds * sound_rate(dataset, views))), np.int16)
         else:
-            block["boxes/boxes"] = np.zeros((rows, frames, views.boxes, 4), np.float32)
-            block["boxes/score"] = np.zeros((rows, frames, views.boxes), np.float32)
+            block["boxes/boxes"] = np.zeros((*lead, views.boxes, 4), np.float32)
+            block["boxes/score"] = np.zeros((*lead, views.boxes), np.float32)
             for name in ("category", "side", "state"):
-                block[f"boxes/{name}"] = np.zeros((rows, frames, views.boxes), np.int8)
+                block[f"boxes/{name}"] = np.zeros((*lead, views.boxes), np.int8)
     return block
-
-
-def _decode_frames(frames: list[bytes], view: View) -> list[np.ndarray]:
-    decoded: dict[int, np.ndarray] = {}  # a short clip shows a frame more than once
-    for index in view.indices.tolist():
-        if index >= len(frames):
-            raise BrokenClipError(BAD_LENGTH)
-        if index not in decoded:
-            try:
-                decoded[index] = simplejpeg.decode_jpeg(frames[index], "RGB")
-            except ValueError as error:
-                raise BrokenClipError(BAD_IMAGE) from error
-    if len({frame.shape for frame in decoded.values()}) > 1:
-        raise BrokenClipError(BAD_LENGTH)
-    return [decoded[index] for index in view.indices.tolist()]
-
-
-def _rgb(dataset: Dataset, record: dict[str, Any], view: View, views: Views) -> Block:
-    return {"rgb": view_rgb(_decode_frames(record["rgb"], view), view, views.size)}
-
-
-def _flow(dataset: Dataset, record: dict[str, Any], view: View, views: Views) -> Block:
-    return {"flow": view_flow(_decode_frames(record["flow"], view), view, views.size)}
-
-
-def _audio(dataset: Dataset, record: dict[str, Any], view: View, views: Views) -> Block:
-    try:
-        samples, rate = soundfile.read(io.BytesIO(record["audio"]), dtype="int16")
-    except (RuntimeError, ValueError) as error:
-        raise BrokenClipError(BAD_SOUND) from error
-    if rate != dataset.sample_rate or samples.ndim != 1:
-        raise BrokenClipError(BAD_SOUND)
-    return {"audio": view_audio(samples, view, rate, record["fps"], views.audio_seconds)}
-
-
-def _boxes(dataset: Dataset, record: dict[str, Any], view: View, views: Views) -> Block:
-    frames = record["boxes"]
-    if view.indices.max() >= len(frames):
-        raise BrokenClipError(BAD_LENGTH)
-    chosen = [frames[i] for i in view.indices.tolist()]
-    try:
-        columns = view_boxes(chosen, view, (record["height"], record["width"]), views.boxes)
-    except ValueError as error:
-        raise BrokenClipError(BAD_BOX) from error
-    return {f"boxes/{name}": value for name, value in columns.items()}
-
-
-_DECODERS: dict[str, Callable[[Dataset, dict[str, Any], View, Views], Block]] = {
-    "rgb": _rgb,
-    "flow": _flow,
-    "audio": _audio,
-    "boxes": _boxes,
-}

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -23,8 +23,9 @@ BOX = pa.struct(
 )
 
 
-def schema(heads: Sequence[str]) -> pa.Schema:
-    """Columns of a shard; a missing modality is null, an unknown label too."""
+def schema(heads: Sequence[str], multi_label: Collection[str] = ()) -> pa.Schema:
+    """Columns of a shard; a missing modality is null, an unknown label too. A multi-label head has a list of classes."""
+    labels = [(head, pa.list_(pa.int32()) if head in multi_label else pa.int32()) for head in heads]
     return pa.schema(
         [
             pa.field("clip_id", pa.string(), nullable=False),
@@ -35,7 +36,7 @@ def schema(heads: Sequence[str]) -> pa.Schema:
             pa.field("num_frames", pa.int32(), nullable=False),
             ("width", pa.int32()),
             ("height", pa.int32()),
-            ("labels", pa.struct([(head, pa.int32()) for head in heads])),
+            ("labels", pa.struct(labels)),
             ("fps", pa.float32()),
             ("start", pa.float32()),
             ("stop", pa.float32()),
@@ -55,6 +56,7 @@ class Dataset:
         flow: bound, frame step and the frame size that the pixels refer to.
         sample_rate: of the sound, samples per second.
         made_by: source, its settings and the versions that made it.
+        multi_label: heads in which a clip may have any number of classes.
     """
 
     heads: dict[str, list[str]]
@@ -65,6 +67,7 @@ class Dataset:
     sample_rate: int = 0
     made_by: dict[str, Any] = field(default_factory=dict)
     version: int = SCHEMA_VERSION
+    multi_label: list[str] = field(default_factory=list)
 
     def save(self, folder: Path) -> None:
         partial = folder / "dataset.json.partial"
@@ -74,7 +77,8 @@ class Dataset:
     @property
     def fingerprint(self) -> str:
         """First 16 hex digits of a SHA-256 over the classes and the content of every shard."""
-        content = json.dumps([self.version, self.heads, self.splits], sort_keys=True)
+        parts = [self.version, self.heads, self.splits, *([self.multi_label] if self.multi_label else [])]
+        content = json.dumps(parts, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -106,7 +110,8 @@ class Manifest:
     Attributes:
         clip_ids: [clips], in shard order.
         num_frames: int32 [clips].
-        labels: head to int64 [clips], NO_LABEL where unknown.
+        labels: head to int64 [clips], NO_LABEL where unknown; of a multi-label head int8 [clips, classes] of 0 and 1, a
+            row of NO_LABEL where unknown, and of less where a class is out of range.
         file, group, row: int32 [clips]: shard, row group in it, row in that.
     """
 
@@ -114,7 +119,7 @@ class Manifest:
     files: list[str]
     clip_ids: list[str]
     num_frames: NDArray[np.int32]
-    labels: dict[str, NDArray[np.int64]]
+    labels: dict[str, NDArray[Any]]
     file: NDArray[np.int32]
     group: NDArray[np.int32]
     row: NDArray[np.int32]
@@ -135,7 +140,7 @@ def read_manifest(folder: str | os.PathLike[str], split: str, limit: int = 0) ->
     files = sorted(dataset.splits[split]["shards"])
     clip_ids: list[str] = []
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in ("num_frames", "file", "group", "row")}
-    labels: dict[str, list[NDArray[np.int64]]] = {head: [] for head in dataset.heads}
+    labels: dict[str, list[NDArray[Any]]] = {head: [] for head in dataset.heads}
     for number, name in enumerate(files):
         shard = _open_shard(str(_inside(Path(folder) / split, name)))
         table = shard.read(["clip_id", "num_frames", "labels"], use_threads=False)
@@ -144,7 +149,10 @@ def read_manifest(folder: str | os.PathLike[str], split: str, limit: int = 0) ->
         known = table["labels"].combine_chunks()
         for head in labels:
             column = known.field(head) if isinstance(known, pa.StructArray) else known.chunk(0).field(head)
-            labels[head].append(column.fill_null(NO_LABEL).to_numpy(zero_copy_only=False).astype(np.int64))
+            if head in dataset.multi_label:
+                labels[head].append(_many_hot(column, len(dataset.heads[head])))
+            else:
+                labels[head].append(column.fill_null(NO_LABEL).to_numpy(zero_copy_only=False).astype(np.int64))
         sizes = [shard.metadata.row_group(i).num_rows for i in range(shard.metadata.num_row_groups)]
         parts["file"].append(np.full(table.num_rows, number, np.int32))
         parts["group"].append(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
@@ -186,13 +194,27 @@ def read_rows(
             yield row
 
 
-def write_shard(path: Path, rows: list[dict[str, Any]], heads: Sequence[str], row_group: int) -> str:
+def _many_hot(column: Any, classes: int) -> NDArray[np.int8]:
+    out = np.zeros((len(column), classes), np.int8)
+    for row, chosen in enumerate(column.to_pylist()):
+        if chosen is None:
+            out[row] = NO_LABEL
+        elif all(0 <= number < classes for number in chosen):
+            out[row, chosen] = 1
+        else:
+            out[row] = NO_LABEL - 1
+    return out
+
+
+def write_shard(
+    path: Path, rows: list[dict[str, Any]], heads: Sequence[str], row_group: int, multi_label: Collection[str] = ()
+) -> str:
     """Write rows to a Parquet file, whole or not at all, and return the SHA-256 of their content.
 
     JPEG and FLAC do not shrink further, so nothing is compressed; row groups are small because training reads clips in
     random order.
     """
-    table = pa.Table.from_pylist(rows, schema=schema(heads))
+    table = pa.Table.from_pylist(rows, schema=schema(heads, multi_label))
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     pq.write_table(

@@ -86,3 +86,55 @@ class MelNet(nn.Module):
         x = self.spectral(x.reshape(batch * frames, 1, *x.shape[-2:])).mean(dim=(2, 3))
         x = self.temporal(x.reshape(batch, frames, -1).transpose(1, 2))
         return self.dropout(x.mean(dim=2))
+
+
+class Spectrograms(nn.Module):
+    """Sound as video for an image or video network, as the paper's audio teacher sees it.
+
+    Int16 or float (-1..1) samples [batch, frames, samples] to float [batch, channels, frames, size, size]: the mel
+    spectrogram of each window, resized to a square (nearest), in decibels, (x + 28.1125) / 16.5627, in equal channels.
+
+    Args:
+        time_mask, freq_mask: in training, a stretch of up to this share (0..1) of a window's time or frequency is
+            replaced by the window's mean (SpecAugment: Park et al., 2019, arXiv 1904.08779).
+    """
+
+    MEAN, STD = -28.1125, 16.5627
+
+    def __init__(
+        self,
+        channels: int,
+        sample_rate: int = 16000,
+        spectrogram_size: int = 224,
+        time_mask: float = 0.0,
+        freq_mask: float = 0.0,
+    ):
+        super().__init__()
+        self.channels, self.sample_rate, self.size = channels, sample_rate, spectrogram_size
+        self.time_mask, self.freq_mask = time_mask, freq_mask
+
+    def forward(self, samples: Tensor) -> Tensor:
+        mel = log_mel(as_float(samples), self.sample_rate)
+        mel = nn.functional.interpolate(mel, size=(self.size, self.size))
+        if self.training:
+            mel = _masked(_masked(mel, -1, self.time_mask), -2, self.freq_mask)
+        mel = (mel - self.MEAN) / self.STD
+        return mel.unsqueeze(1).expand(-1, self.channels, -1, -1, -1)
+
+
+def as_float(samples: Tensor) -> Tensor:
+    """Int16 samples to -1..1; float ones as they are."""
+    return samples.float() / 32768.0 if samples.dtype == torch.int16 else samples.float()
+
+
+def _masked(mel: Tensor, axis: int, share: float) -> Tensor:
+    """Replace a stretch of each window [batch, frames, mels, time] along an axis by the window's mean."""
+    if share <= 0:
+        return mel
+    size = mel.shape[axis]
+    length = torch.rand(*mel.shape[:2], 1, device=mel.device) * share * size
+    start = torch.rand(*mel.shape[:2], 1, device=mel.device) * (size - length)
+    place = torch.arange(size, device=mel.device)
+    blank = (place >= start.floor()) & (place < (start + length).floor())
+    blank = blank.unsqueeze(-2 if axis == -1 else -1)
+    return torch.where(blank, mel.mean(dim=(-2, -1), keepdim=True), mel)

@@ -30,7 +30,7 @@ class Clip:
     """One clip. A modality that the source lacks for it is None.
 
     rgb: uint8 [frames, height, width, 3], in RGB order.
-    labels: class index a head; -1 where unknown.
+    labels: class index a head, a list of them in a multi-label head; -1 where unknown.
     audio: int16 [samples], mono, over the same time as rgb.
     boxes: one array of BOX_DTYPE a frame.
     flow: uint8 [frames, height, width, 2], only where the source ships flow.
@@ -39,7 +39,7 @@ class Clip:
 
     clip_id: str
     rgb: np.ndarray
-    labels: dict[str, int]
+    labels: dict[str, int | list[int]]
     fps: float
     audio: np.ndarray | None = None
     sample_rate: int = 0

@@ -1,0 +1,70 @@
+"""Video models of Hugging Face transformers from a local folder: VideoMAE, TimeSformer, V-JEPA 2 (optional extra `hf`)."""
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class TokenEncoder(nn.Module):
+    """Backbone: a transformers video model, the mean of its last tokens.
+
+    Float [batch, channels, frames, height, width] to features [batch, num_features].
+
+    Args:
+        config: what the folder's config.json says.
+    """
+
+    channels_last = True
+
+    def __init__(self, config: dict[str, Any]):
+        super().__init__()
+        transformers = _transformers()
+        plain = {key: value for key, value in config.items() if key != "model_type"}
+        self.network = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(config["model_type"], **plain))
+        self.num_features = int(self.network.config.hidden_size)
+        self.skip = "skip_predictor" in inspect.signature(self.network.forward).parameters
+
+    def forward(self, x: Tensor) -> Tensor:
+        inputs = {self.network.main_input_name: x.transpose(1, 2)}
+        output = self.network(**inputs, **({"skip_predictor": True} if self.skip else {}))
+        return output.last_hidden_state.mean(dim=1)
+
+
+def read_folder(folder: str) -> tuple[dict[str, Any], tuple[list[float], list[float]] | None]:
+    """A folder's model settings, and its normalisation if it says one.
+
+    Raises:
+        ValueError: it is no such folder.
+    """
+    path = Path(folder)
+    if not (path / "config.json").is_file():
+        raise ValueError(f"{folder} is no Hugging Face model folder: it has no config.json.")
+    config = json.loads((path / "config.json").read_text())
+    if "model_type" not in config:
+        raise ValueError(f"{path / 'config.json'} does not say its model_type.")
+    config = {key: value for key, value in config.items() if key not in ("architectures", "transformers_version", "dtype")}
+    for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
+        if (path / name).is_file():
+            said = json.loads((path / name).read_text())
+            if "image_mean" in said:
+                return config, (said["image_mean"], said["image_std"])
+    return config, None
+
+
+def load_folder(backbone: TokenEncoder, folder: str) -> None:
+    """Read the folder's weights (safetensors only) into a backbone that was made from its settings."""
+    network = _transformers().AutoModel.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
+    )
+    backbone.network.load_state_dict(network.state_dict())
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise ValueError("hf/ models need the transformers library: pip install 'mmkd[hf]'.") from None
+    return transformers
