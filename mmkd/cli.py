@@ -11,6 +11,11 @@ from pydantic import BaseModel, ValidationError
 
 from mmkd.config import Settings, SettingsError
 
+FILES = """
+
+Settings can also come from files: --config FILE.yaml, once or more; a later file counts over an earlier one,
+and flags over files (configs/ has recipes). --dry-run prints what would be done and reserved, and stops."""
+
 
 def main(job: str, about: str, run: Callable[[Settings], dict[str, Any]], **defaults: dict[str, Any]) -> None:
     """Run a job from the command line; the last line of standard output is its result as one JSON object."""
@@ -43,7 +48,7 @@ def load_settings(argv: Sequence[str] | None, *, job: str, about: str, **default
             args=_flags(arguments),
             default=base,
             prog=f"python rayjobs/{job}.py",
-            description=about + "\n\nSettings can also come from a file: --config FILE.yaml, which the flags override.",
+            description=about + FILES,
             use_underscores=True,
         )
         return Settings.model_validate(settings.model_dump())
@@ -79,7 +84,7 @@ def _flags(arguments: list[str]) -> list[str]:
         if inner.annotation is bool
     }
     flags: list[str] = []
-    for argument in arguments:
+    for argument in ("--run.dry_run" if each in ("--dry-run", "--dry_run") else each for each in arguments):
         if argument.lower() not in ("true", "false") or not flags or flags[-1] not in switches:
             flags.append(argument)
         elif argument.lower() == "false":

@@ -3,7 +3,7 @@
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,18 +62,15 @@ def running_cluster() -> str | None:
     return address
 
 
-def check_fits(settings: Settings, teachers: int) -> None:
-    """Refuse a job that needs more than the cluster has, with the sum.
+Needs = dict[str, dict[str, float]]
+"""Kind of resource to what needs it and how much."""
 
-    Raises:
-        SettingsError: the CPUs or GPUs of workers, teacher actors and one reader exceed the cluster's.
-    """
-    import ray
 
+def needs(settings: Settings, teachers: int) -> Needs:
+    """CPUs and GPUs of workers, teacher actors and one reader, by what asks for them."""
     resources, pool = settings.resources, settings.teachers
     actors = pool.actors if teachers else 0
-    have = ray.cluster_resources()
-    needs = {
+    return {
         "CPU": {
             f"resources.workers {resources.workers} x {resources.cpus_per_worker:g}": resources.workers
             * resources.cpus_per_worker,
@@ -85,13 +82,46 @@ def check_fits(settings: Settings, teachers: int) -> None:
             f"teachers.actors {actors} x {pool.num_gpus:g}": actors * pool.num_gpus,
         },
     }
-    for kind, parts in needs.items():
+
+
+def check_fits(settings: Settings, teachers: int, have: Mapping[str, float] | None = None) -> None:
+    """Refuse a job that needs more than there is, with the sum.
+
+    Args:
+        have: CPUs and GPUs; None: those of the cluster that this process has joined.
+
+    Raises:
+        SettingsError: the needs exceed them.
+    """
+    if have is None:
+        import ray
+
+        have = ray.cluster_resources()
+    for kind, parts in needs(settings, teachers).items():
         needed = sum(parts.values())
         if needed > have.get(kind, 0.0):
             raise SettingsError(
                 f"the job needs {needed:g} {kind}s ({' + '.join(parts)}) and the cluster has {have.get(kind, 0.0):g}; "
                 "lower these settings, or give it more."
             )
+
+
+def available(settings: Settings) -> tuple[str, dict[str, float]]:
+    """Where a job would run, and the CPUs and GPUs there; starts nothing."""
+    import ray
+
+    address = running_cluster()
+    if ray.is_initialized() or address:
+        with ray_session(settings):
+            return "the running cluster", ray.cluster_resources()
+    import torch
+
+    resources = settings.resources
+    have = {
+        "CPU": float(resources.num_cpus or os.cpu_count() or 1),
+        "GPU": float(resources.num_gpus or torch.cuda.device_count()),
+    }
+    return "this machine", have
 
 
 def automatic_threads(settings: Settings, teachers: int) -> int:

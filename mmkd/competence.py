@@ -111,7 +111,12 @@ def _judge_one(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float, fl
     loss = float(ce_per_row(own, truth if truth.ndim == 2 else truth.long()).mean())
     if truth.ndim == 2:
         return mean_average_precision(logits, labels), float("nan"), loss, len(labels)
-    return float((own.argmax(1) == truth).double().mean()), expected_calibration_error(logits, labels), loss, len(labels)
+    return (
+        float((own.argmax(1) == truth).double().mean()),
+        expected_calibration_error(logits, labels),
+        loss,
+        len(labels),
+    )
 
 
 def _chance(labels: np.ndarray) -> float:
@@ -121,5 +126,3 @@ def _chance(labels: np.ndarray) -> float:
 
 def _said(names: Sequence[str], shares: Sequence[float]) -> str:
     return ", ".join(f"{name} {100 * share:.1f} %" for name, share in zip(names, shares, strict=True))
-
-

@@ -101,7 +101,7 @@ class Views(_Section):
     mixup: Annotated[float, Field(ge=0)] = 0.0
     """Training: blend each clip with another one, shares drawn from Beta(this, this); 0: off."""
     cutmix: Annotated[float, Field(ge=0)] = 0.0
-    """Training: paste a rectangle of another clip, areas drawn from Beta(this, this); 0: off. With mixup too: either."""
+    """Training: paste a rectangle of another clip, areas drawn from Beta(this, this); 0: off. With mixup: either."""
     mix_probability: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of the views that mixup and cutmix change."""
     repeats: Positive = 1
@@ -182,7 +182,7 @@ class Loss(_Section):
 
     kind: Literal["kl", "soft_ce", "mse", "dkd", "standardized_kl", "hard"] = "kl"
     """The distillation term: kl, the paper's; soft_ce, cross-entropy with the teachers' distribution; mse, of logits;
-    dkd, decoupled (needs labels); standardized_kl, of standardised logits; hard, cross-entropy with the teachers' class."""
+    dkd, decoupled; standardized_kl, of standardised logits; hard, cross-entropy with the teachers' class."""
     temperature: Annotated[float, Field(gt=0)] = 2.0
     """Softens teachers' and student's distributions in the distillation term."""
     distill_weight: Annotated[float, Field(ge=0)] = 1.0

@@ -21,6 +21,10 @@ from mmkd.teachers import teacher_names
 def demo(settings: Settings) -> dict[str, Any]:
     """Data, baseline, student and test in one Ray session; resumes, and says so when it is finished."""
     name = settings.run.name or "demo"
+    if settings.run.dry_run:
+        runs = {"baseline": _labels_only(_named(settings, f"{name}-baseline")), "student": settings}
+        runs["student"] = _named(settings, f"{name}-student")
+        return {"dry_run": True} | {which: distill(own) for which, own in runs.items()}
     with RunFolder(settings.home / "runs" / name) as run:
         if (result := run.result()) is not None:
             say(f"run {run.path} is finished; delete it, or choose another run.name, to run it again")

@@ -8,17 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mmkd import __version__
 from mmkd.cluster import automatic_threads, check_fits, ray_session
 from mmkd.config import MODALITIES, Network, Settings, SettingsError
-from mmkd.pipeline import Work, blocks_in_process, cached_dataset, cached_manifest
-from mmkd.plan import Plan, hold_out
+from mmkd.dry_run import describe_packing, describe_training
+from mmkd.pipeline import Work, blocks_in_process, cached_dataset
 from mmkd.progress import follow, say
+from mmkd.resolve import check_folders, plan_student, plan_teacher, run_folder, teacher_folders
 from mmkd.run_report import write_run_report
 from mmkd.runs import RunFolder, read_metrics
-from mmkd.shards import Manifest
 
 
 @contextmanager
@@ -49,26 +47,19 @@ def pack_data(settings: Settings) -> dict[str, Any]:
     """Make the data set that the settings describe."""
     from mmkd.packing import pack
 
+    if settings.run.dry_run:
+        return describe_packing(settings)
     with session(settings):
         return pack(settings, say, on_ray=not settings.run.local)
-
-
-def teacher_folders(settings: Settings) -> tuple[str, ...]:
-    """Folders of the ensemble; none where nothing is distilled."""
-    from mmkd.teachers import SHIPPED
-
-    if settings.loss.distill_weight == 0:
-        return ()
-    if settings.teachers.folders:
-        return tuple(str(settings.home / "models" / folder) for folder in settings.teachers.folders)
-    return tuple(str(SHIPPED / modality) for modality in MODALITIES)
 
 
 def distill(settings: Settings) -> dict[str, Any]:
     """Train a student from an ensemble, from labels, or from both; resumes, and says so when it is finished."""
     if settings.student.modality != "rgb":
         raise SettingsError(f"student.modality is {settings.student.modality!r}; a student sees rgb.")
-    _check_folders(settings)
+    check_folders(settings)
+    if settings.run.dry_run:
+        return describe_training(settings, teach=False)
     with session(settings):
         ensure_data(settings)
         if settings.teachers.retrain and settings.loss.distill_weight:
@@ -78,7 +69,7 @@ def distill(settings: Settings) -> dict[str, Any]:
             say("no teachers: the student learns from labels alone")
         elif not settings.teachers.folders:
             say("teachers: the tabletop teachers shipped with mmkd (teachers.retrain trains new ones)")
-        work, hashes = _plan_student(settings, folders)
+        work, hashes = plan_student(settings, folders)
         return _carry_out(work, hashes, "distill" if folders else "labels")
 
 
@@ -86,21 +77,13 @@ def train_teacher(settings: Settings) -> dict[str, Any]:
     """Train one teacher on labels, on the clips of `train` that are not held out."""
     if settings.loss.distill_weight:
         raise SettingsError("loss.distill_weight must be 0 for a teacher: it learns from labels.")
-    _check_folders(settings)
+    check_folders(settings)
+    if settings.run.dry_run:
+        return describe_training(settings, teach=True)
     with session(settings):
         ensure_data(settings)
-        work = _plan_teacher(settings)
+        work = plan_teacher(settings)
         return _carry_out(work, {}, f"teacher-{settings.teacher.modality}")
-
-
-def _check_folders(settings: Settings) -> None:
-    """Refuse a data set or a teacher that is not there before anything is started."""
-    from mmkd.models import describe_model
-
-    if settings.data.folder:
-        cached_dataset(str(settings.data_folder()))
-    for folder in () if settings.teachers.retrain else teacher_folders(settings):
-        describe_model(folder)
 
 
 def _retrain_teachers(settings: Settings) -> Settings:
@@ -118,63 +101,11 @@ def _retrain_teachers(settings: Settings) -> Settings:
     return settings.model_copy(update={"teachers": teachers})
 
 
-def _plan_teacher(settings: Settings) -> Work:
-    train = _manifest(settings, settings.data.train)
-    teach, _ = hold_out(train.clip_ids, settings.data.weigh_share, settings.data.weigh_seed)
-    return Work(settings, str(settings.data_folder()), _plan(settings, teach, np.zeros(0, np.int64)), settings.teacher)
-
-
-def _plan_student(settings: Settings, folders: tuple[str, ...]) -> tuple[Work, dict[str, str]]:
-    """The student's work, and the hash of each teacher, after checking that they fit the data."""
-    data = settings.data
-    dataset, train = cached_dataset(str(settings.data_folder())), _manifest(settings, data.train)
-    descriptions = []
-    weigh = np.zeros(0, np.int64)
-    if folders:
-        from mmkd.teachers import check_teachers, teacher_names
-
-        views = settings.views
-        expected = views.model_dump(include={"frames", "size", "sampling", "boxes", "audio_seconds"})
-        expected["sample_rate"] = dataset.sample_rate
-        split = {"fingerprint": dataset.fingerprint, "weigh_share": data.weigh_share, "weigh_seed": data.weigh_seed}
-        descriptions = check_teachers(folders, dataset.heads, expected, split)
-        _, weigh = hold_out(train.clip_ids, data.weigh_share, data.weigh_seed)
-        if not len(weigh):
-            raise SettingsError("no clip is held out to weigh the teachers on; raise data.weigh_share.")
-        hashes = {n: d["weights_hash"] for n, d in zip(teacher_names(folders), descriptions, strict=True)}
-    else:
-        hashes = {}
-    seen = tuple(dict.fromkeys(description["modality"] for description in descriptions))
-    plan = _plan(settings, np.arange(len(train), dtype=np.int64), weigh)
-    return Work(settings, str(settings.data_folder()), plan, settings.student, folders, seen), hashes
-
-
-def _manifest(settings: Settings, split: str) -> Manifest:
-    return cached_manifest(str(settings.data_folder()), split, settings.data.limit)
-
-
-def _plan(settings: Settings, train: np.ndarray, weigh: np.ndarray) -> Plan:
-    val = _manifest(settings, settings.data.val)
-    return Plan(
-        train=train,
-        val=np.arange(len(val), dtype=np.int64),
-        weigh=weigh,
-        epochs=settings.optim.epochs,
-        batch_size=settings.optim.batch_size,
-        seed=settings.run.seed,
-        distinct_views=settings.views.distinct,
-    )
-
-
 def _carry_out(work: Work, teacher_hashes: dict[str, str], kind: str) -> dict[str, Any]:
     """Train in the run folder, or say that it is done already."""
     settings, dataset = work.settings, cached_dataset(work.data_folder)
-    missing = {work.network.modality, *work.teacher_modalities} - set(dataset.modalities)
-    if missing:
-        raise SettingsError(f"{work.data_folder} has no {', '.join(sorted(missing))}.")
-    name = settings.run.name or f"{kind}-{Path(work.data_folder).name}"
     identity = {"kind": kind, "data": dataset.fingerprint, "teachers": teacher_hashes}
-    with RunFolder(settings.home / "runs" / name) as run:
+    with RunFolder(run_folder(work, kind)) as run:
         work = replace(work, run_folder=str(run.path))
         run.claim(settings, identity)
         if (result := run.result()) is not None:
@@ -221,6 +152,7 @@ def _facts(work: Work, identity: dict[str, Any]) -> dict[str, Any]:
     """What a model folder tells of how it was trained."""
     settings = work.settings
     dataset = cached_dataset(work.data_folder)
+    kind_of_teacher = identity["kind"].startswith("teacher")
     return {
         "mmkd": __version__,
         "kind": identity["kind"],
@@ -231,6 +163,8 @@ def _facts(work: Work, identity: dict[str, Any]) -> dict[str, Any]:
             "clips": len(work.plan.train),
             "weigh_share": settings.data.weigh_share,
             "weigh_seed": settings.data.weigh_seed,
+            "train": settings.data.train,
+            "saw_held_out": not kind_of_teacher,
         },
         "teachers": identity["teachers"],
         "settings": settings.model_dump(mode="json", include={"views", "loss", "optim"}),
@@ -249,7 +183,10 @@ def _result(work: Work, run: Path, kind: str, seconds: float) -> dict[str, Any]:
         "teachers": list(work.teachers),
         "epochs": len(rows),
         "best_epoch": best["epoch"],
-        "val": {head: round(metrics["accuracy"], 4) for head, metrics in best["val"].items()},
+        "val": {
+            head: round(metrics.get("accuracy", metrics.get("mean_average_precision")), 4)
+            for head, metrics in best["val"].items()
+        },
         "seconds": round(seconds, 1),
         "clips_per_second": round(sum(row["clips_per_second"] for row in rows) / len(rows), 1),
         "wait_share": round(sum(row["wait_share"] for row in rows) / len(rows), 3),

@@ -53,7 +53,9 @@ def kl_per_row(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 def soft_cross_entropy_per_row(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """T^2 times the cross-entropy of the student with softmax(teacher/T): kl plus the teacher's entropy, which has no
     gradient (Hinton et al., 2015, arXiv 1503.02531)."""
-    return temperature**2 * F.cross_entropy(student / temperature, (teacher / temperature).softmax(-1), reduction="none")
+    return temperature**2 * F.cross_entropy(
+        student / temperature, (teacher / temperature).softmax(-1), reduction="none"
+    )
 
 
 def mse_per_row(student: Tensor, teacher: Tensor) -> Tensor:
@@ -95,24 +97,29 @@ def binary_kl_per_row(student: Tensor, teacher: Tensor, temperature: float) -> T
     return temperature**2 * each.mean(dim=-1)
 
 
+def binary_soft_cross_entropy_per_row(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """The same as cross-entropy with sigmoid(teacher/T): soft_ce for multi-label heads."""
+    return temperature**2 * _binary_cross_entropy(student / temperature, (teacher / temperature).sigmoid())
+
+
 Distill = Callable[[Tensor, Tensor, Tensor, float, float, float], Tensor]
 """(student, teacher, labels, temperature, alpha, beta) to a loss per row."""
 
 DISTILLATION: dict[str, Distill] = {
-    "kl": lambda s, t, labels, T, a, b: kl_per_row(s, t, T),
-    "soft_ce": lambda s, t, labels, T, a, b: soft_cross_entropy_per_row(s, t, T),
-    "mse": lambda s, t, labels, T, a, b: mse_per_row(s, t),
+    "kl": lambda s, t, labels, temperature, *_: kl_per_row(s, t, temperature),
+    "soft_ce": lambda s, t, labels, temperature, *_: soft_cross_entropy_per_row(s, t, temperature),
+    "mse": lambda s, t, *_: mse_per_row(s, t),
     "dkd": decoupled_per_row,
-    "standardized_kl": lambda s, t, labels, T, a, b: standardized_kl_per_row(s, t, T),
-    "hard": lambda s, t, labels, T, a, b: hard_per_row(s, t),
+    "standardized_kl": lambda s, t, labels, temperature, *_: standardized_kl_per_row(s, t, temperature),
+    "hard": lambda s, t, *_: hard_per_row(s, t),
 }
 """The distillation terms, by the names of loss.kind."""
 
 MULTI_LABEL_DISTILLATION: dict[str, Distill] = {
-    "kl": lambda s, t, labels, T, a, b: binary_kl_per_row(s, t, T),
-    "soft_ce": lambda s, t, labels, T, a, b: T**2 * _binary_cross_entropy(s / T, (t / T).sigmoid()),
-    "mse": lambda s, t, labels, T, a, b: mse_per_row(s, t),
-    "hard": lambda s, t, labels, T, a, b: _binary_cross_entropy(s, (t > 0).to(s)),
+    "kl": lambda s, t, labels, temperature, *_: binary_kl_per_row(s, t, temperature),
+    "soft_ce": lambda s, t, labels, temperature, *_: binary_soft_cross_entropy_per_row(s, t, temperature),
+    "mse": lambda s, t, *_: mse_per_row(s, t),
+    "hard": lambda s, t, *_: _binary_cross_entropy(s, (t > 0).to(s)),
 }
 """The same for multi-label heads; the others need classes that exclude each other."""
 

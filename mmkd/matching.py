@@ -58,8 +58,8 @@ def _check_held_out(folder: str, learnt: Mapping[str, Any], data: Mapping[str, A
     way_out = "use another, or teachers.weighting uniform with teachers.drop_near_chance false, which judges none"
     if learnt.get("saw_held_out"):
         raise ValueError(
-            f"teacher {folder} was trained on all of split {learnt.get('train', 'train')!r}, as students are, so it saw "
-            f"the clips it would be weighed on; {way_out}."
+            f"teacher {folder} was trained on all of split {learnt.get('train', 'train')!r}, as students are, so it "
+            f"saw the clips it would be weighed on; {way_out}."
         )
     if any(learnt.get(key) != data[key] for key in ("weigh_share", "weigh_seed")):
         raise ValueError(

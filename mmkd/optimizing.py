@@ -27,8 +27,9 @@ def make_optimizer(trained: nn.Module, recogniser: Recogniser, settings: Setting
     from timm.optim import create_optimizer_v2, list_optimizers
 
     optim = settings.optim
-    if optim.name.lower() not in list_optimizers():
-        raise ValueError(f"optim.name is {optim.name!r}; timm has {', '.join(list_optimizers())}.")
+    known_names = [str(name) for name in list_optimizers()]
+    if optim.name.lower() not in known_names:
+        raise ValueError(f"optim.name is {optim.name!r}; timm has {', '.join(known_names)}.")
     decay = optim.layer_decay if optim.layer_decay < 1 else None
     optimizer = create_optimizer_v2(
         recogniser, optim.name, lr=optim.lr, weight_decay=optim.weight_decay, layer_decay=decay

@@ -15,7 +15,7 @@ import soundfile
 from mmkd.config import Settings
 from mmkd.extract.flow import dis_flow
 from mmkd.runs import write_json
-from mmkd.shards import Dataset, write_shard
+from mmkd.shards import NO_LABEL, Dataset, write_shard
 from mmkd.sources.clip import Clip
 
 Say = Callable[[str], None]
@@ -72,7 +72,7 @@ def encode_clip(clip: Clip, settings: Settings, heads: dict[str, list[str]]) -> 
         "num_frames": frames,
         "width": width,
         "height": height,
-        "labels": {head: label if isinstance(label, list) or label >= 0 else None for head, label in clip.labels.items()},
+        "labels": {head: None if label == NO_LABEL else label for head, label in clip.labels.items()},
         "fps": clip.fps,
         "start": clip.start,
         "stop": clip.stop,

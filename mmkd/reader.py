@@ -28,8 +28,8 @@ from mmkd.views import (
 
 Block = dict[str, np.ndarray]
 """Columns of one unit, each with as many rows as a worker's share: `step`, `rank`, `clip`, `status`, `label/HEAD`
-(of a multi-label head with an axis for its classes), and of each modality read its arrays and `has/MODALITY`; where clips
-are mixed, `mix/share` of the own clip and `mix_label/HEAD` of the other."""
+(of a multi-label head with an axis for its classes), and of each modality read its arrays and `has/MODALITY`; where
+clips are mixed, `mix/share` of the own clip and `mix_label/HEAD` of the other."""
 
 REAL, PADDED, UNREADABLE, BAD_IMAGE, BAD_LENGTH, BAD_SOUND, BAD_BOX, BAD_LABEL = range(8)
 STATUS = {
@@ -81,8 +81,8 @@ def read_unit(
     rows = len(clips)
     numbers = np.broadcast_to(np.asarray(view_numbers, np.int64), (rows,))
     real = np.flatnonzero(clips != PADDING)
-    first = [row for row in real if row == 0 or clips[row] != clips[row - 1]]
-    block = _empty(dataset, views, rows, modalities, views.test_clips * views.test_crops if grid else 0, mixing)
+    first = [int(row) for row in real if row == 0 or clips[row] != clips[row - 1]]
+    block = empty_block(dataset, views, rows, modalities, views.test_clips * views.test_crops if grid else 0, mixing)
     block["clip"][:] = clips
     block["status"][real] = REAL
     records = zip(first, read_rows(manifest, clips[first].tolist(), modalities), strict=True)
@@ -130,9 +130,7 @@ def read_plan_unit(
     manifest = manifests["val" if step.phase == "val" else "train"]
     partners = plan.train if step.phase == "train" else None
     grid = step.phase == "val"
-    block = read_unit(
-        dataset, manifest, views, clips, numbers, modalities[step.phase], grid=grid, partners=partners
-    )
+    block = read_unit(dataset, manifest, views, clips, numbers, modalities[step.phase], grid=grid, partners=partners)
     block["step"] = np.full(len(clips), index, np.int64)
     block["rank"] = np.full(len(clips), rank, np.int64)
     return block
@@ -232,7 +230,13 @@ class _Source:
 
 
 def _partner(
-    dataset: Dataset, manifest: Manifest, views: Views, partners: Clips, mix: Mix, number: int, modalities: Sequence[str]
+    dataset: Dataset,
+    manifest: Manifest,
+    views: Views,
+    partners: Clips,
+    mix: Mix,
+    number: int,
+    modalities: Sequence[str],
 ) -> tuple[dict[str, Block], dict[str, Any]] | None:
     """Arrays and labels of the clip to mix in, in its own view of the same number; None where it is broken."""
     clip = int(partners[min(int(mix.partner * len(partners)), len(partners) - 1)])
@@ -259,8 +263,7 @@ def _mixed(
     out: dict[str, Block] = {}
     for modality, columns in own.items():
         if modality == "boxes":
-            short = [{name.removeprefix("boxes/"): x for name, x in part.items()} for part in (columns, arrays["boxes"])]
-            out["boxes"] = {f"boxes/{name}": x for name, x in mix_boxes(short[0], short[1], mix).items()}
+            out["boxes"] = mix_boxes(columns, arrays["boxes"], mix)
         else:
             blend = mix_sound if modality == "audio" else mix_frames
             out[modality] = {modality: blend(columns[modality], arrays[modality][modality], mix)}
@@ -272,9 +275,10 @@ def sound_rate(dataset: Dataset, views: Views) -> int:
     return views.sample_rate or dataset.sample_rate
 
 
-def _empty(
+def empty_block(
     dataset: Dataset, views: Views, rows: int, modalities: Sequence[str], grid: int = 0, mixing: bool = False
 ) -> Block:
+    """A unit of `rows` padded rows, with `grid` test views each where that is not 0."""
     block: Block = {"clip": np.full(rows, PADDING, np.int64), "status": np.full(rows, PADDED, np.int8)}
     for part in ("label", "mix_label") if mixing else ("label",):
         for head, classes in dataset.heads.items():

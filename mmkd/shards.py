@@ -24,7 +24,7 @@ BOX = pa.struct(
 
 
 def schema(heads: Sequence[str], multi_label: Collection[str] = ()) -> pa.Schema:
-    """Columns of a shard; a missing modality is null, an unknown label too. A multi-label head has a list of classes."""
+    """Columns of a shard; a missing modality is null, an unknown label too; a multi-label head has a list."""
     labels = [(head, pa.list_(pa.int32()) if head in multi_label else pa.int32()) for head in heads]
     return pa.schema(
         [

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmkd.inputs import inputs_of, mean_logits
+from mmkd.inputs import mean_logits
 from mmkd.models import describe_model, load_model
 from mmkd.models.features import LayerTap, layer_width
 from mmkd.reader import REAL, Block
@@ -187,5 +187,3 @@ def teacher_names(folders: Sequence[str]) -> list[str]:
     """Short names: what each teacher sees, numbered where two see the same."""
     names = [describe_model(folder)["modality"] for folder in folders]
     return [name if names.count(name) == 1 else f"{name} {names[: i + 1].count(name)}" for i, name in enumerate(names)]
-
-

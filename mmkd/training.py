@@ -207,8 +207,8 @@ def _not_finite(fit: Fit, step: Step, what: str, clips: np.ndarray) -> ValueErro
     numbers = sorted({number for worker in gather(clips.tolist()) for number in worker})
     said = ", ".join(fit.clip_id("train", number) for number in numbers[:20]) + (" ..." if len(numbers) > 20 else "")
     return ValueError(
-        f"{what} not finite in epoch {step.epoch + 1}, step {step.number + 1}, from clips {said}. The last checkpoint is "
-        "sound; try a lower optim.lr, a longer optim.warmup_epochs, optim.precision fp32, or look at these clips."
+        f"{what} not finite in epoch {step.epoch + 1}, step {step.number + 1}, from clips {said}. The last checkpoint "
+        "is sound; try a lower optim.lr, a longer optim.warmup_epochs, optim.precision fp32, or look at these clips."
     )
 
 

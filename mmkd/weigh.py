@@ -4,11 +4,13 @@ from typing import Any
 
 from mmkd.competence import judge
 from mmkd.config import Settings, SettingsError
+from mmkd.dry_run import describe_training
 from mmkd.evaluation import split_logits
-from mmkd.jobs import ensure_data, matched_teachers, session, teacher_folders
-from mmkd.plan import hold_out
+from mmkd.jobs import ensure_data, session
 from mmkd.pipeline import cached_dataset, cached_manifest
+from mmkd.plan import hold_out
 from mmkd.progress import say
+from mmkd.resolve import check_folders, matched_teachers, teacher_folders
 from mmkd.teachers import teacher_names
 
 
@@ -21,6 +23,9 @@ def weigh(settings: Settings) -> dict[str, Any]:
     folders = teacher_folders(settings)
     if not folders:
         raise SettingsError("loss.distill_weight is 0, so there are no teachers to weigh.")
+    check_folders(settings)
+    if settings.run.dry_run:
+        return describe_training(settings, teach=False)
     with session(settings):
         ensure_data(settings)
         data, names = settings.data, teacher_names(folders)

@@ -8,11 +8,11 @@ import pytest
 import torch
 import yaml
 
+from mmkd.competence import Competence
 from mmkd.config import SettingsError
 from mmkd.jobs import distill, train_teacher
 from mmkd.models import load_model
 from mmkd.runs import RunFolder, read_lines, read_metrics
-from mmkd.teachers import Competence
 from tests.small import small_settings, write_dataset, write_teachers
 
 
@@ -153,7 +153,7 @@ def test_a_few_broken_clips_are_listed_and_many_fail_the_job(tmp_path):
     assert result["broken_clips"] == 1
     rejects = read_lines(tmp_path / "runs" / "some" / "rejects.jsonl")
     assert rejects == [{"split": "train", "clip_id": "train-004", "reason": "a frame cannot be decoded"}]
-    with pytest.raises(ValueError, match=r"max_broken_share.*train clip number 4: a frame cannot be decoded"):
+    with pytest.raises(ValueError, match=r"max_broken_share.*train clip train-004: a frame cannot be decoded"):
         distill(settings_of(tmp_path, "none", data={"max_broken_share": 0.0}))
 
 

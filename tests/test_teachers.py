@@ -91,9 +91,7 @@ def test_a_teacher_with_its_classes_in_another_order_answers_in_ours(home, tmp_p
 def test_test_views_are_averaged(home):
     block = block_of(home, [4, 5])
     other = block_of(home, [4, 5]) | {"rgb": 255 - block["rgb"]}
-    both = {
-        name: np.stack([block[name], other[name]], axis=1) if name == "rgb" else block[name] for name in block
-    }
+    both = {name: np.stack([block[name], other[name]], axis=1) if name == "rgb" else block[name] for name in block}
     one, two, mean = (Ensemble(folders(home)[:1], HEADS, batch_size=3)(each) for each in (block, other, both))
     expected = (one["teacher_logits/verb"] + two["teacher_logits/verb"]) / 2
     assert np.allclose(mean["teacher_logits/verb"], expected, atol=1e-6)
@@ -107,7 +105,7 @@ def test_features_of_a_teachers_layer_come_with_its_answers(home):
     own = model.backbone(model.prepare(torch.from_numpy(block["flow"][:1]))).detach().numpy()
     assert np.allclose(out["teacher_features"][:1], own, atol=1e-6) and not out["teacher_features"][1:].any()
     assert out["feature_present"].tolist() == [True, False, False]
-    with pytest.raises(ValueError, match=r"no layer 'backbone\.blocks\.9'; did you mean backbone\.blocks\.0"):
+    with pytest.raises(ValueError, match=r"no layer 'backbone\.blocks\.9'; did you mean backbone\.blocks\.1"):
         Ensemble(folders(home), HEADS, feature=("flow", "backbone.blocks.9"))
 
 

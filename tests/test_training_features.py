@@ -16,6 +16,7 @@ from mmkd.shards import open_dataset
 from tests.small import HEADS, small_settings, write_dataset, write_teachers
 
 PLAIN = {"scale": (1.0, 1.0), "jitter": 0.0, "hue": 0.0}
+SMALL_VIEWS = {"frames": 4, "size": 16, "boxes": 3, "audio_seconds": 0.1}
 LABELS = {"distill_weight": 0.0, "label_weight": 1.0}
 BOX = {"modality": "boxes", "arch": "stlt", "options": {"width": 16, "depth": 1, "num_heads": 2, "dropout": 0.0}}
 """A network without batch statistics or dropout, so that how a batch is divided does not matter."""
@@ -166,16 +167,19 @@ def test_features_of_a_teacher_can_be_a_third_term(home):
     ids=["dkd", "per-sample", "mixing", "repeats-and-test-views", "optimiser"],
 )
 def test_runs_with_other_settings_end_with_a_model(home, change, request):
-    base = {"optim": {"epochs": 1, "batch_size": 8, "warmup_epochs": 0.5}, "teachers": {"folders": ["rgb", "flow", "boxes"], "drop_near_chance": False}}  # fmt: skip
+    base = {
+        "optim": {"epochs": 1, "batch_size": 8, "warmup_epochs": 0.5},
+        "teachers": {"folders": ["rgb", "flow", "boxes"], "drop_near_chance": False},
+    }
     merged = {key: base.get(key, {}) | change.get(key, {}) for key in base | change}
-    merged["views"] = {"frames": 4, "size": 16, "boxes": 3, "audio_seconds": 0.1} | merged.get("views", {})
+    merged["views"] = SMALL_VIEWS | merged.get("views", {})
     folder = run(home, f"with-{request.node.callspec.id}", **merged)
     assert all(np.isfinite(loss) for loss in losses(folder))
     load_model(folder / "best")
 
 
 def test_mixing_moves_the_loss_but_leaves_validation_alone(home):
-    views = {"frames": 4, "size": 16, "boxes": 3, "audio_seconds": 0.1}
+    views = SMALL_VIEWS
     optim = {"epochs": 1, "batch_size": 8, "lr": 1e-12}
     plain = run(home, "unmixed", views=views, optim=optim)
     mixed = run(home, "mixed", views=views | {"mixup": 1.0}, optim=optim)
@@ -210,10 +214,9 @@ def test_multi_label_heads_are_trained_judged_and_reported(tmp_path):
 
     write_dataset(tmp_path / "data" / "small", tag, heads=heads, multi_label=["tags"])
     assert open_dataset(tmp_path / "data" / "small").multi_label == ["tags"]
-    teacher = run(
-        tmp_path, "t", train_teacher, loss=LABELS, optim={"epochs": 12, "batch_size": 8, "lr": 0.01}, views={"frames": 4, "size": 16, "boxes": 3, "audio_seconds": 0.1} | PLAIN,
-        teacher={"modality": "flow", "arch": "r2plus1d_tiny", "options": {"channels": [4, 8]}},
-    )  # fmt: skip
+    network = {"modality": "flow", "arch": "r2plus1d_tiny", "options": {"channels": [4, 8]}}
+    optim = {"epochs": 12, "batch_size": 8, "lr": 0.01}
+    teacher = run(tmp_path, "t", train_teacher, loss=LABELS, optim=optim, views=SMALL_VIEWS | PLAIN, teacher=network)
     model = load_model(teacher / "best")
     assert model.spec.multi_label == ["tags"]
     rows = [row for row in read_metrics(teacher) if row["kind"] == "epoch"]
@@ -225,7 +228,7 @@ def test_multi_label_heads_are_trained_judged_and_reported(tmp_path):
 
 
 def test_impossible_combinations_are_refused_naming_the_field(home):
-    with pytest.raises(ValueError, match="views.repeats"):
+    with pytest.raises(ValueError, match=r"views\.repeats"):
         run(home, "x", views={"repeats": 3})
     with pytest.raises(ValueError, match="feature_weight needs teachers"):
         Settings.model_validate({"loss": LABELS | {"feature_weight": 1.0}})

@@ -33,7 +33,7 @@ class Arch:
         build: from options to a backbone with `num_features`.
         reads: modalities.
         norm: mean and standard deviation of its input, in 0..1.
-        channels: of its input, where it takes no other number (flow comes as u, v, 0); None: `build` takes `in_channels`.
+        channels: of its input, where it takes no other number (flow comes as u, v, 0); None: it is told `in_channels`.
         own_sound: it makes its own spectrograms from samples.
     """
 
@@ -45,7 +45,9 @@ class Arch:
 
     def options(self) -> list[str]:
         """Names of the options that `build` takes."""
-        names = [name for name, each in inspect.signature(self.build).parameters.items() if each.kind is not each.VAR_KEYWORD]
+        names = [
+            name for name, each in inspect.signature(self.build).parameters.items() if each.kind is not each.VAR_KEYWORD
+        ]
         return [name for name in names if name not in ("in_channels", "pretrained", "heads")]
 
 
@@ -104,27 +106,27 @@ def _torchvision(name: str) -> Arch:
 def _torchvision_builder(name: str) -> Callable[..., nn.Module]:
     from torchvision.models import video
 
-    def network(pretrained: bool, options: dict[str, Any]) -> nn.Module:
-        return getattr(video, name)(weights="DEFAULT" if pretrained else None, progress=False, **options)
+    def network(pretrained: bool) -> Any:
+        return getattr(video, name)(weights="DEFAULT" if pretrained else None, progress=False)
 
     def swin(pretrained: bool = False, drop_path: float = 0.2) -> nn.Module:
-        made = network(pretrained, {"stochastic_depth_prob": drop_path})
+        made = network(pretrained)
         made.channels_last = True
-        return _without_head(made, "head")
+        return _drop_paths(_without_head(made, "head"), drop_path)
 
-    def mvit(pretrained: bool = False, drop_path: float = 0.2, frames: int = 16, size: int = 224) -> nn.Module:
-        sizes = {"temporal_size": frames, "spatial_size": (size, size)}
-        made = network(pretrained, {"stochastic_depth_prob": drop_path, **sizes})
-        return _without_head(made, "head")
+    def mvit(pretrained: bool = False, drop_path: float = 0.2) -> nn.Module:
+        made = _drop_paths(_without_head(network(pretrained), "head"), drop_path)
+        made.register_forward_pre_hook(_published_size)
+        return made
 
     def s3d(pretrained: bool = False) -> nn.Module:
-        made = network(pretrained, {})
+        made = network(pretrained)
         made.num_features = made.classifier[-1].in_channels
         made.avgpool = made.classifier = nn.Identity()  # what is left ends with a mean over time and space
         return made
 
     def resnet(pretrained: bool = False) -> nn.Module:
-        return _without_head(network(pretrained, {}), "fc")
+        return _without_head(network(pretrained), "fc")
 
     return swin if name.startswith("swin") else mvit if name.startswith("mvit") else s3d if name == "s3d" else resnet
 
@@ -135,6 +137,25 @@ def _without_head(network: Any, name: str) -> nn.Module:
     network.num_features = last.in_features
     setattr(network, name, nn.Identity())
     return network
+
+
+def _drop_paths(network: nn.Module, last: float) -> nn.Module:
+    """Probability that a block is skipped in training: from 0 in the first block, evenly, to `last`."""
+    from torchvision.ops import StochasticDepth
+
+    found = [module for module in network.modules() if isinstance(module, StochasticDepth)]
+    for number, module in enumerate(found):
+        module.p = last * number / max(len(found) - 1, 1)
+    return network
+
+
+def _published_size(network: nn.Module, inputs: tuple[Any, ...]) -> None:
+    if tuple(inputs[0].shape[2:]) != (16, 224, 224):
+        frames, height, width = inputs[0].shape[2:]
+        raise ValueError(
+            f"torchvision's MViT takes 16 frames of 224 px, and was given {frames} of {height} x {width}; set "
+            "views.frames 16 and views.size 224."
+        )
 
 
 def _all_names() -> list[str]:

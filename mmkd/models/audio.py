@@ -46,9 +46,10 @@ def log_mel(
 @lru_cache(maxsize=8)
 def mel_filters(num_mels: int, n_fft: int, sample_rate: int) -> Tensor:
     """Triangular HTK mel filters from 0 Hz to half the sample rate, float32 [num_mels, n_fft // 2 + 1]."""
-    frequencies = torch.linspace(0, sample_rate // 2, n_fft // 2 + 1)
+    # Kept for later calls, so made on the CPU whatever the default device of this one is.
+    frequencies = torch.linspace(0, sample_rate // 2, n_fft // 2 + 1, device="cpu")
     top = 2595.0 * math.log10(1.0 + (sample_rate // 2) / 700.0)
-    edges = 700.0 * (10.0 ** (torch.linspace(0.0, top, num_mels + 2) / 2595.0) - 1.0)
+    edges = 700.0 * (10.0 ** (torch.linspace(0.0, top, num_mels + 2, device="cpu") / 2595.0) - 1.0)
     width = edges.diff()
     slopes = edges[:, None] - frequencies[None, :]
     falling, rising = -slopes[:-2] / width[:-1, None], slopes[2:] / width[1:, None]
@@ -78,6 +79,7 @@ class MelNet(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, samples: Tensor) -> Tensor:
+        samples = as_float(samples)
         batch, frames = samples.shape[:2]
         mel = log_mel(
             samples, self.sample_rate, num_mels=self.num_mels, n_fft=512, window_seconds=0.02, hop_seconds=0.01

@@ -78,7 +78,7 @@ def _checkpointed(kind: type[nn.Module]) -> type[nn.Module]:
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
     """Batch norm updates its running statistics in the first pass alone."""
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]  # type: ignore[operator]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]  # type: ignore[union-attr]
     for norm in norms:
         norm.momentum = 0.0
     try:
@@ -86,4 +86,4 @@ def _statistics_kept(block: nn.Module) -> Iterator[None]:
     finally:
         for norm, (momentum, tracked) in zip(norms, before, strict=True):
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(tracked)  # type: ignore[operator, union-attr]
+            norm.num_batches_tracked.copy_(tracked)  # type: ignore[union-attr]

@@ -81,4 +81,4 @@ class STLT(nn.Module):
         x = self.dropout(self.norm(x))
         x = torch.cat([x, self.time_token.expand(batch, -1, -1)], dim=1)
         causal = torch.ones(frames + 1, frames + 1, dtype=torch.bool, device=x.device).triu(1)
-        return self.time(x, mask=causal)[:, -1]
+        return self.time(x, mask=causal, is_causal=True)[:, -1]

@@ -1,5 +1,6 @@
 """create_model: one call that makes any recogniser, with normalisation inside and one linear layer per head."""
 
+import inspect
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mmkd.config import MODALITIES
-from mmkd.models.archs import ARCHS, IMAGENET, Arch, find_arch
-from mmkd.models.audio import Spectrograms, as_float
+from mmkd.models.archs import ARCHS, Arch, Normalisation, find_arch
+from mmkd.models.audio import Spectrograms
 from mmkd.models.blocks import layer_numbers
 
 FRAME_CHANNELS = {"rgb": 3, "flow": 2, "audio": 1}
@@ -66,7 +67,7 @@ class Recogniser(nn.Module):
     def prepare(self, inputs: Any) -> Any:
         """Raw inputs to what the backbone takes: float [batch, channels, frames, height, width] for frames."""
         if self.modality == "audio":
-            return as_float(inputs) if self.sound is None else self.sound(inputs)
+            return inputs if self.sound is None else self.sound(inputs)
         if self.modality == "boxes":
             return inputs
         x = inputs.permute(0, 4, 1, 2, 3).float() / 255.0
@@ -136,8 +137,8 @@ def create_model(
         head: [str(i) for i in range(classes)] if isinstance(classes, int) else list(classes)
         for head, classes in heads.items()
     }
-    folder = None
-    norm = None
+    folder: str | None = None
+    norm: Normalisation | None = None
     if arch.startswith("hf/") and "config" not in options:
         from mmkd.models.huggingface import read_folder
 
@@ -181,8 +182,6 @@ def create_model(
 def _build(
     arch: str, found: Arch, options: dict[str, Any], channels: int, heads: dict[str, list[str]], pretrained: bool
 ) -> nn.Module:
-    import inspect
-
     parameters = inspect.signature(found.build).parameters
     anything = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     wrong = [] if anything else [name for name in options if name not in found.options()]
@@ -205,13 +204,10 @@ def known_archs() -> list[str]:
     return sorted(ARCHS)
 
 
-def _match_case_of_heads(module: Any, state: dict[str, Any], prefix: str, *_: Any) -> None:
+def _match_case_of_heads(module: Any, state: dict[str, Any], prefix: str, *unused: Any) -> None:
     """The authors' heads are called VERB, NOUN and ACTION; weights of `heads.VERB` go to a head `verb`."""
     ours = {head.lower(): head for head in module.heads}
     for key in [key for key in state if key.startswith(f"{prefix}heads.")]:
-        head, _, rest = key.removeprefix(f"{prefix}heads.").rpartition(".")
+        head, _, weight = key.removeprefix(f"{prefix}heads.").rpartition(".")
         if head not in module.heads and head.lower() in ours:
-            state[f"{prefix}heads.{ours[head.lower()]}.{rest}"] = state.pop(key)
-
-
-__all__ = ["IMAGENET", "ModelSpec", "Recogniser", "create_model", "known_archs"]
+            state[f"{prefix}heads.{ours[head.lower()]}.{weight}"] = state.pop(key)

@@ -27,7 +27,11 @@ class LayerTap:
         self.layer = layer
         self.channels_last = bool(getattr(model.backbone, "channels_last", False))
         self.output: Tensor | None = None
-        modules[layer].register_forward_hook(self._keep)
+        self._hook = modules[layer].register_forward_hook(self._keep)
+
+    def remove(self) -> None:
+        """Stop keeping outputs."""
+        self._hook.remove()
 
     def take(self) -> Tensor:
         """The last output, averaged over time and space: [batch, width]."""
@@ -54,6 +58,7 @@ def layer_width(model: Recogniser, layer: str) -> int:
     with torch.inference_mode():
         model.eval()(example_input(model, model.spec.input))
     model.train(training)
+    tap.remove()
     return tap.take().shape[1]
 
 

@@ -97,7 +97,9 @@ def _shift_blocks(name: str, encoder: nn.Module) -> None:
         for block in find_blocks(encoder).values()
     ]
     if not convolutions or None in convolutions:
-        raise ValueError(f"pooling 'shift' is for convolutional networks with residual blocks, which timm/{name} is not.")
+        raise ValueError(
+            f"pooling 'shift' is for convolutional networks with residual blocks, which timm/{name} is not."
+        )
     for convolution in convolutions:
         kind = type(convolution)
 

@@ -1,4 +1,4 @@
-"""Video models of Hugging Face transformers from a local folder: VideoMAE, TimeSformer, V-JEPA 2 (optional extra `hf`)."""
+"""Video models of transformers (the extra `hf`) from a local folder: VideoMAE, TimeSformer, V-JEPA 2."""
 
 import inspect
 import json
@@ -23,7 +23,9 @@ class TokenEncoder(nn.Module):
         super().__init__()
         transformers = _transformers()
         plain = {key: value for key, value in config.items() if key != "model_type"}
-        self.network = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(config["model_type"], **plain))
+        self.network = transformers.AutoModel.from_config(
+            transformers.AutoConfig.for_model(config["model_type"], **plain)
+        )
         self.num_features = int(self.network.config.hidden_size)
         self.skip = "skip_predictor" in inspect.signature(self.network.forward).parameters
 
@@ -45,7 +47,9 @@ def read_folder(folder: str) -> tuple[dict[str, Any], tuple[list[float], list[fl
     config = json.loads((path / "config.json").read_text())
     if "model_type" not in config:
         raise ValueError(f"{path / 'config.json'} does not say its model_type.")
-    config = {key: value for key, value in config.items() if key not in ("architectures", "transformers_version", "dtype")}
+    config = {
+        key: value for key, value in config.items() if key not in ("architectures", "transformers_version", "dtype")
+    }
     for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
         if (path / name).is_file():
             said = json.loads((path / name).read_text())

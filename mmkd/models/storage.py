@@ -75,25 +75,22 @@ def start_from(model: Recogniser, folder: str | os.PathLike[str]) -> list[str]:
     """
     description = describe_model(folder)
     weights = _read_weights(folder, description)
-    anew = []
-    with torch.no_grad():
-        for head, classifier in model.heads.items():
-            theirs = {name: number for number, name in enumerate(description["heads"].get(head, []))}
-            rows = [(row, theirs[name]) for row, name in enumerate(model.spec.heads[head]) if name in theirs]
-            kept = {name: weights.get(f"heads.{head}.{name}") for name, _ in classifier.named_parameters()}
-            fits = all(kept[name] is not None and kept[name].shape[1:] == p.shape[1:] for name, p in
-                       classifier.named_parameters())  # fmt: skip
-            if not rows or not fits:
-                anew.append(head)
-                continue
-            to, source = (torch.tensor(numbers) for numbers in zip(*rows, strict=True))
-            for name, parameter in classifier.named_parameters():
-                parameter[to] = kept[name][source].to(parameter)
     backbone = {name.removeprefix("backbone."): w for name, w in weights.items() if name.startswith("backbone.")}
     try:
         model.backbone.load_state_dict(backbone, strict=True)
     except RuntimeError as error:
         raise ValueError(f"{folder} ({description['arch']}) does not fit {model.spec.arch}: {error}") from error
+    anew = []
+    with torch.no_grad():
+        for head, classifier in model.heads.items():
+            theirs = {name: number for number, name in enumerate(description["heads"].get(head, []))}
+            rows = [(row, theirs[name]) for row, name in enumerate(model.spec.heads[head]) if name in theirs]
+            if not rows:
+                anew.append(head)
+                continue
+            to, source = (torch.tensor(numbers) for numbers in zip(*rows, strict=True))
+            for name, parameter in classifier.named_parameters():
+                parameter[to] = weights[f"heads.{head}.{name}"][source].to(parameter)
     return anew
 
 

@@ -32,7 +32,9 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the unpickler of an unknown file raises
-        raise ValueError(f"{path} cannot be read as plain tensors, and mmkd runs no code from files: {error}") from error
+        raise ValueError(
+            f"{path} cannot be read as plain tensors, and mmkd runs no code from files: {error}"
+        ) from error
     for name in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]

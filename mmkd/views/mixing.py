@@ -27,11 +27,15 @@ def mix_sound(own: NDArray[np.int16], other: NDArray[np.int16], mix: Mix) -> NDA
 
 
 def mix_boxes(own: Columns, other: Columns, mix: Mix) -> Columns:
-    """Boxes of both clips, see :func:`mmkd.views.boxes.view_boxes`: blended, all of them with their scores times their
-    clip's share; else one's own whose centre is outside the rectangle, and the other's whose centre is in it. The best by
-    score are kept."""
-    both = {name: np.concatenate([own[name], other[name]], axis=1) for name in own}
-    first = np.arange(both["score"].shape[1]) < own["score"].shape[1]
+    """Boxes of both clips: where they are blended, all of them with their scores times their clip's share; else one's
+    own whose centre is outside the rectangle, and the other's whose centre is in it. The best by score are kept.
+
+    Args:
+        own, other: columns `boxes/boxes`, `boxes/score`, ... of :func:`mmkd.views.boxes.view_boxes`.
+    """
+    number = own["boxes/score"].shape[1]
+    both = {name.removeprefix("boxes/"): np.concatenate([own[name], other[name]], axis=1) for name in own}
+    first = np.arange(2 * number) < number
     if mix.box is None:
         both["score"] = both["score"] * np.where(first, mix.share, 1 - mix.share).astype(np.float32)
         kept = both["category"] > 0
@@ -40,10 +44,10 @@ def mix_boxes(own: Columns, other: Columns, mix: Mix) -> Columns:
         x, y = both["boxes"][..., [0, 2]].mean(axis=-1), both["boxes"][..., [1, 3]].mean(axis=-1)
         inside = (left <= x) & (x < right) & (top <= y) & (y < bottom)
         kept = (both["category"] > 0) & (inside != first)
-    order = np.argsort(np.where(kept, -both["score"], np.inf), axis=1, kind="stable")[:, : own["score"].shape[1]]
+    order = np.argsort(np.where(kept, -both["score"], np.inf), axis=1, kind="stable")[:, :number]
     out = {}
     for name, values in both.items():
         index = order.reshape(*order.shape, *[1] * (values.ndim - 2))
         mask = np.take_along_axis(kept, order, axis=1).reshape(index.shape)
-        out[name] = np.where(mask, np.take_along_axis(values, index, axis=1), 0).astype(values.dtype)
+        out[f"boxes/{name}"] = np.where(mask, np.take_along_axis(values, index, axis=1), 0).astype(values.dtype)
     return out

@@ -43,8 +43,8 @@ def jittered(out: Frames, view: View) -> Frames:
 
 
 def augmented(frames: Frames, view: View) -> Frames:
-    """RandAugment's operations of the view (Cubuk et al., 2019, arXiv 1909.13719) by torchvision, each with one amount and
-    one statistic for the whole clip: uint8 [frames, height, width, 3], as given."""
+    """RandAugment's operations of the view (Cubuk et al., 2019, arXiv 1909.13719) by torchvision, each with one amount
+    and one statistic for the whole clip: uint8 [frames, height, width, 3], as given."""
     import torch
     from torchvision.transforms.v2 import functional as F
 
@@ -71,8 +71,8 @@ def augmented(frames: Frames, view: View) -> Frames:
 def view_flow(frames: Sequence[Frames], view: View, size: int, jitter: bool = False) -> Frames:
     """Flow frames of a view, from u and v in the first two channels; uint8 [frames, size, size, 2].
 
-    A mirrored view has u negated: 255 - u, as 0 to 255 stand for -bound to bound. With `jitter` the view's colour jitter
-    is applied to (u, v, third channel) as to an image.
+    A mirrored view has u negated: 255 - u, as 0 to 255 stand for -bound to bound. With `jitter` the view's colour
+    jitter is applied to (u, v, third channel) as to an image.
     """
     out = view_frames(frames, view, size)
     if jitter:

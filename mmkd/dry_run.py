@@ -1,0 +1,187 @@
+"""Dry runs: what a job would do and reserve, resolved by the same code as the job itself, without doing it."""
+
+from typing import Any
+
+from mmkd.cluster import available, check_fits, needs
+from mmkd.config import Settings
+from mmkd.cost import flops_per_view
+from mmkd.models import Recogniser, load_model
+from mmkd.optimizing import learning_rate
+from mmkd.pipeline import Work, cached_dataset
+from mmkd.progress import say
+from mmkd.reader import empty_block
+from mmkd.resolve import plan_student, plan_teacher, run_folder, teacher_folders
+from mmkd.runs import read_metrics
+from mmkd.teachers import teacher_names
+from mmkd.worker import make_network, view_geometry
+
+
+def describe_training(settings: Settings, teach: bool) -> dict[str, Any]:
+    """Print the plan of a student's run, or with `teach` of a teacher's, and return its facts.
+
+    Raises:
+        ValueError: the job would be refused.
+    """
+    folder = settings.data_folder()
+    where, have = available(settings)
+    folders = () if teach else teacher_folders(settings)
+    facts: dict[str, Any] = {"dry_run": True, "data_folder": str(folder)}
+    lines: list[tuple[str, str]] = []
+    if not (folder / "dataset.json").is_file():
+        source = settings.source
+        clips = f"train {source.train}, val {source.val}, test {source.test}"
+        lines.append(("data", f"{folder} is not there: {source.kind} would be made first ({clips} clips)"))
+        lines.append(("", "run this again when it is, for the plan and the networks"))
+    else:
+        work, kind = (plan_teacher(settings), f"teacher-{settings.teacher.modality}") if teach else (
+            plan_student(settings, folders)[0], "distill" if folders else "labels")  # fmt: skip
+        lines += _data(work) + _plan(work) + _views(work) + _networks(work, facts) + _objective(work)
+        run = run_folder(work, kind)
+        done = read_metrics(run)
+        state = f"would be resumed, recorded up to step {done[-1]['position']} of the plan" if done else "new"
+        state = "finished already" if (run / "result.json").is_file() else state
+        lines.append(("run", f"{run}: {state}"))
+        facts |= {
+            "run_folder": str(run),
+            "state": state,
+            "optimizer_steps": work.plan.optimizer_steps,
+            "steps_per_epoch": work.plan.train_steps,
+            "epochs": work.plan.epochs,
+        }
+    lines += _reserves(settings, len(folders), where, have)
+    _print(lines)
+    if not settings.run.local:
+        check_fits(settings, len(folders), have)
+    return facts | {"fits": True}
+
+
+def describe_packing(settings: Settings) -> dict[str, Any]:
+    """Print what would be packed, and return it.
+
+    Raises:
+        ValueError: the folder holds a data set already.
+    """
+    from mmkd.packing import make_source
+
+    source, splits, _ = make_source(settings)
+    folder, each = settings.data_folder(), settings.pack.clips_per_shard
+    if (folder / "dataset.json").is_file():
+        raise ValueError(f"{folder} holds a data set already; choose another data.folder or delete it.")
+    clips = {split: source.num_units(split) for split in splits}
+    shards = {split: -(-number // each) for split, number in clips.items()}
+    lines = [("source", f"{source.name}: {', '.join(source.modalities)}")]
+    lines += [(f"split {split}", f"{clips[split]} clips in {shards[split]} shards") for split in splits]
+    lines.append(("to", str(folder)))
+    _print(lines)
+    return {"dry_run": True, "data_folder": str(folder), "clips": clips, "shards": shards}
+
+
+def _print(lines: list[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in lines) + 2
+    say("\n".join(f"{name:<{width}}{text}" for name, text in lines))
+
+
+def _data(work: Work) -> list[tuple[str, str]]:
+    dataset, data = cached_dataset(work.data_folder), work.settings.data
+    splits = ", ".join(f"{name} {split['clips']}" for name, split in dataset.splits.items())
+    held = f"; {len(work.plan.weigh)} of {data.train} held out from teachers" if len(work.plan.weigh) else ""
+    heads = ", ".join(
+        f"{head} {len(names)}{' (multi-label)' if head in dataset.multi_label else ''}"
+        for head, names in dataset.heads.items()
+    )
+    return [("data", f"{work.data_folder}: {splits} clips{held}"), ("heads", f"{heads} classes")]
+
+
+def _plan(work: Work) -> list[tuple[str, str]]:
+    plan = work.plan
+    weigh = f"{plan.weigh_steps} steps to weigh teachers, then " if plan.weigh_steps else ""
+    text = (
+        f"{weigh}{plan.epochs} epochs x {plan.train_steps} steps of {plan.batch_size} = {plan.optimizer_steps} "
+        f"optimiser steps on {len(plan.train)} clips; {plan.val_steps} validation steps an epoch"
+    )
+    return [("plan", text)]
+
+
+def _views(work: Work) -> list[tuple[str, str]]:
+    settings = work.settings
+    views, dataset, rows = settings.views, cached_dataset(work.data_folder), work.plan.share(settings.resources.workers)
+    stride = f", {views.stride} apart" if views.sampling == "strided" else ""
+    lines = [
+        (
+            "view",
+            f"{views.frames} frames ({views.sampling}{stride}) of {views.size} x {views.size} px; tested in "
+            f"{views.test_clips} x {views.test_crops} views",
+        )
+    ]
+    total = 0
+    for modality in work.modalities()["train"]:
+        block = empty_block(dataset, views, rows, (modality,))
+        main = block["boxes/boxes" if modality == "boxes" else modality]
+        size = sum(array.nbytes for name, array in block.items() if name.startswith(modality))
+        total += size
+        lines.append(
+            ("", f"{modality:<6}{list(main.shape)} {main.dtype}, {size / 1e6:.1f} MB a worker's share of a step")
+        )
+    ahead = settings.resources.prefetch * settings.resources.workers + settings.resources.readers + 2
+    lines.append(("", f"about {total * ahead / 1e6:.0f} MB under way in shared memory, of resources.object_store_mb "
+                      f"{settings.resources.object_store_mb}"))  # fmt: skip
+    return lines
+
+
+def _networks(work: Work, facts: dict[str, Any]) -> list[tuple[str, str]]:
+    facts["networks"] = {}
+
+    def line(name: str, model: Recogniser, seen: dict[str, Any]) -> tuple[str, str]:
+        gigaflops = flops_per_view(model, seen) / 1e9
+        facts["networks"][name] = {
+            "arch": model.spec.arch,
+            "modality": model.modality,
+            "parameters": model.num_parameters,
+            "gflops_per_view": round(gigaflops, 3),
+        }
+        return name, (
+            f"{model.spec.arch} for {model.modality}, {model.num_parameters / 1e6:.2f} M parameters, "
+            f"{gigaflops:.2f} GFLOPs a view"
+        )
+
+    lines = [line("network", make_network(work), view_geometry(work))]
+    for name, folder in zip(teacher_names(work.teachers), work.teachers, strict=True):
+        model = load_model(folder)
+        lines.append(line(f"teacher {name}", model, model.spec.input))
+    return [*lines, ("", "(a multiplication and an addition are 2 FLOPs)")]
+
+
+def _objective(work: Work) -> list[tuple[str, str]]:
+    loss, optim, teachers = work.settings.loss, work.settings.optim, work.settings.teachers
+    terms = []
+    if work.teachers:
+        terms.append(f"{loss.distill_weight:g} x {loss.kind} at temperature {loss.temperature:g}")
+    if loss.label_weight:
+        terms.append(f"{loss.label_weight:g} x cross-entropy with labels")
+    if loss.feature_weight and work.teachers:
+        terms.append(f"{loss.feature_weight:g} x {loss.feature_kind} of features with teacher {loss.feature_teacher}")
+    ensemble = f"; teachers weighted {teachers.weighting} (gamma {teachers.gamma:g})" if work.teachers else ""
+    steps = work.plan.optimizer_steps
+    rates = [learning_rate(work.settings, work.plan, step) for step in (0, steps - 1)]
+    return [
+        ("loss", " + ".join(terms) + ensemble),
+        (
+            "optimiser",
+            f"{optim.name}, learning rate {rates[0]:.2g} at first, {optim.lr:.2g} at most, {rates[1]:.2g} at last "
+            f"({optim.schedule}); weight decay {optim.weight_decay:g}",
+        ),
+    ]
+
+
+def _reserves(settings: Settings, teachers: int, where: str, have: dict[str, float]) -> list[tuple[str, str]]:
+    if settings.run.local:
+        return [("reserves", "nothing: run.local is one process without Ray")]
+    lines: list[tuple[str, str]] = []
+    for kind, parts in needs(settings, teachers).items():
+        asked = {name: amount for name, amount in parts.items() if amount}
+        total, there = sum(asked.values()), have.get(kind, 0)
+        if asked:
+            fits = "fits" if total <= there else "DOES NOT FIT"
+            text = f"{kind}s: {' + '.join(asked)} = {total:g} of {there:g} on {where}: {fits}"
+            lines.append(("" if lines else "reserves", text))
+    return lines

@@ -1,0 +1,115 @@
+"""From settings to work: data, teachers and plan looked up and checked, before anything is started."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmkd.config import MODALITIES, Settings, SettingsError
+from mmkd.pipeline import Work, cached_dataset, cached_manifest
+from mmkd.plan import Plan, hold_out
+from mmkd.reader import sound_rate
+from mmkd.shards import Dataset, Manifest
+
+
+def teacher_folders(settings: Settings) -> tuple[str, ...]:
+    """Folders of the ensemble; none where nothing is distilled."""
+    from mmkd.teachers import SHIPPED
+
+    if settings.loss.distill_weight == 0:
+        return ()
+    if settings.teachers.folders:
+        return tuple(str(settings.home / "models" / folder) for folder in settings.teachers.folders)
+    return tuple(str(SHIPPED / modality) for modality in MODALITIES)
+
+
+def check_folders(settings: Settings) -> None:
+    """Refuse a data set or a teacher that is not there before anything is started."""
+    from mmkd.models import describe_model
+
+    if settings.data.folder:
+        cached_dataset(str(settings.data_folder()))
+    for folder in () if settings.teachers.retrain else teacher_folders(settings):
+        describe_model(folder)
+
+
+def plan_teacher(settings: Settings) -> Work:
+    """A teacher's work: it learns on the clips of `train` that are not held out."""
+    train = _manifest(settings, settings.data.train)
+    teach, _ = hold_out(train.clip_ids, settings.data.weigh_share, settings.data.weigh_seed)
+    return Work(settings, str(settings.data_folder()), _plan(settings, teach, np.zeros(0, np.int64)), settings.teacher)
+
+
+def plan_student(settings: Settings, folders: tuple[str, ...]) -> tuple[Work, dict[str, str]]:
+    """The student's work, and the hash of each teacher, after checking that they fit the data."""
+    data = settings.data
+    dataset, train = cached_dataset(str(settings.data_folder())), _manifest(settings, data.train)
+    descriptions: list[dict[str, Any]] = []
+    hashes: dict[str, str] = {}
+    weigh = np.zeros(0, np.int64)
+    if folders:
+        from mmkd.teachers import teacher_names
+
+        descriptions = matched_teachers(settings, dataset, folders)
+        hashes = {n: d["weights_hash"] for n, d in zip(teacher_names(folders), descriptions, strict=True)}
+        _, weigh = hold_out(train.clip_ids, data.weigh_share, data.weigh_seed)
+        if not len(weigh):
+            raise SettingsError("no clip is held out to weigh the teachers on; raise data.weigh_share.")
+    seen = tuple(dict.fromkeys(description["modality"] for description in descriptions))
+    plan = _plan(settings, np.arange(len(train), dtype=np.int64), weigh)
+    return Work(settings, str(settings.data_folder()), plan, settings.student, folders, seen), hashes
+
+
+def matched_teachers(settings: Settings, dataset: Dataset, folders: Sequence[str]) -> list[dict[str, Any]]:
+    """The model.json of each teacher, after checking that it fits the data and the views, and saw no held-out clip.
+
+    Raises:
+        ValueError: one does not.
+    """
+    from mmkd.matching import check_teachers
+
+    data, views, teachers = settings.data, settings.views, settings.teachers
+    seen = {
+        "frames",
+        "size",
+        "sampling",
+        "boxes",
+        "audio_seconds",
+        *(("stride",) if views.sampling == "strided" else ()),
+    }
+    expected = views.model_dump(include=seen) | {"sample_rate": sound_rate(dataset, views)}
+    split = {"fingerprint": dataset.fingerprint, "weigh_share": data.weigh_share, "weigh_seed": data.weigh_seed}
+    judged = teachers.weighting != "uniform" or teachers.drop_near_chance
+    return check_teachers(folders, dataset.heads, expected, split, needs_held_out=judged)
+
+
+def run_folder(work: Work, kind: str) -> Path:
+    """Where the run of some work lives, after checking that the data has what it sees.
+
+    Raises:
+        SettingsError: a modality is missing.
+    """
+    missing = {work.network.modality, *work.teacher_modalities} - set(cached_dataset(work.data_folder).modalities)
+    if missing:
+        raise SettingsError(f"{work.data_folder} has no {', '.join(sorted(missing))}.")
+    name = work.settings.run.name or f"{kind}-{Path(work.data_folder).name}"
+    return work.settings.home / "runs" / name
+
+
+def _manifest(settings: Settings, split: str) -> Manifest:
+    return cached_manifest(str(settings.data_folder()), split, settings.data.limit)
+
+
+def _plan(settings: Settings, train: np.ndarray, weigh: np.ndarray) -> Plan:
+    val = _manifest(settings, settings.data.val)
+    return Plan(
+        train=train,
+        val=np.arange(len(val), dtype=np.int64),
+        weigh=weigh,
+        epochs=settings.optim.epochs,
+        batch_size=settings.optim.batch_size,
+        seed=settings.run.seed,
+        distinct_views=settings.views.distinct,
+        repeats=settings.views.repeats,
+    )
