@@ -19,7 +19,10 @@ from mmkd.runs import read_metrics
 
 
 def write_run_report(settings: Settings, run: Path) -> None:
-    """The page of one run, from its records and the best model's answers on val."""
+    """The page of one run, from its records and the best model's answers on val; none where all heads are
+    multi-label, which it does not show."""
+    if not (run / "predictions-val.parquet").is_file():
+        return
     answers = Predictions.load(run / "predictions-val.parquet")
     result = json.loads((run / "result.json").read_text())
     competence = run / "competence.json"

@@ -1,5 +1,6 @@
 """Shards are read as they were written, only as far as needed, and what is broken is marked."""
 
+import hashlib
 import io
 import json
 
@@ -149,3 +150,105 @@ def test_manifests_hold_every_split(home):
         assert len(manifest) == number
         assert set(manifest.labels) == set(HEADS) and (manifest.num_frames == FRAMES).all()
     assert len(read_manifest(home / "data" / "small", "train", limit=5)) == 5
+
+
+def read_with(folder, clips, view=TEST_VIEW, grid=False, partners=None, **views):
+    settings = small_settings(folder, views={"frames": 4, "size": 16, "boxes": 3, "audio_seconds": 0.1} | views).views
+    dataset, manifest = open_dataset(folder), read_manifest(folder, "train")
+    return read_unit(dataset, manifest, settings, np.array(clips), view, ALL, grid=grid, partners=partners)
+
+
+def test_a_grid_of_test_views_lies_on_an_axis_of_its_own(home):
+    folder = home / "data" / "small"
+    grid = read_with(folder, [5, PADDING, 6], grid=True, test_clips=2, test_crops=3)
+    assert grid["rgb"].shape == (3, 6, 4, 16, 16, 3) and grid["boxes/boxes"].shape == (3, 6, 4, 3, 4)
+    assert grid["audio"].shape == (3, 6, 4, 400) and not grid["rgb"][1].any()
+    alone = read_with(folder, [5], grid=True)
+    assert alone["rgb"].shape == (1, 4, 16, 16, 3)
+    centre = read_with(folder, [5], grid=True, test_crops=3)
+    assert np.array_equal(centre["rgb"][0, 1], alone["rgb"][0])
+    assert not np.array_equal(centre["rgb"][0, 0], centre["rgb"][0, 2])
+
+
+def test_several_views_of_a_clip_in_a_unit_come_from_one_decoding(home, monkeypatch):
+    folder = home / "data" / "small"
+    calls = []
+    decode = reader.simplejpeg.decode_jpeg
+    monkeypatch.setattr(reader.simplejpeg, "decode_jpeg", lambda *a: calls.append(1) or decode(*a))
+    both = read_with(folder, [5, 5, 6, 6], view=np.array([0, 1, 0, 1]))
+    assert len(calls) <= 2 * 2 * FRAMES  # two clips, RGB and flow, each frame once at most
+    for row, (clip, view) in enumerate([(5, 0), (5, 1), (6, 0), (6, 1)]):
+        one = read_with(folder, [clip], view=view)
+        assert all(np.array_equal(both[name][row], one[name][0]) for name in ("rgb", "flow", "audio", "boxes/boxes"))
+
+
+def test_mixed_rows_show_both_clips_in_every_modality_and_say_so(home):
+    folder = home / "data" / "small"
+    partners = np.array([7])
+    mixed = read_with(folder, [5, 6], view=3, partners=partners, mixup=1.0)
+    own, other = read_with(folder, [5, 6], view=3), read_with(folder, [7], view=3)
+    share = mixed["mix/share"]
+    assert (share < 1).all() and mixed["mix_label/verb"].tolist() == [7 % 3] * 2
+    assert mixed["label/verb"].tolist() == own["label/verb"].tolist()
+    for row in range(2):
+        blend = share[row] * own["rgb"][row].astype(float) + (1 - share[row]) * other["rgb"][0]
+        assert np.abs(mixed["rgb"][row] - blend).max() <= 0.51
+        blend = share[row] * own["flow"][row].astype(float) + (1 - share[row]) * other["flow"][0]
+        assert np.abs(mixed["flow"][row] - blend).max() <= 0.51
+    alone = read_with(folder, [6], view=3, partners=partners, mixup=1.0)
+    assert np.array_equal(alone["rgb"][0], mixed["rgb"][1])  # whatever the company
+    assert "mix/share" not in own
+    test = read_with(folder, [5], view=TEST_VIEW, partners=partners, mixup=1.0)
+    assert test["mix/share"].tolist() == [1.0] and test["mix_label/verb"].tolist() == [-1]
+
+
+def test_a_row_stays_unmixed_where_its_partner_is_broken_or_lacks_a_modality(tmp_path):
+    def spoil(split, rows):
+        spoiled = {"train-007": {"rgb": [b"no"] * FRAMES}, "train-008": {"audio": None}}
+        return [row | spoiled.get(row["clip_id"], {}) for row in rows]
+
+    folder = write_dataset(tmp_path / "data" / "small", spoil)
+    own = read_with(folder, [5], view=3)
+    for partner in (7, 8):
+        mixed = read_with(folder, [5], view=3, partners=np.array([partner]), cutmix=1.0)
+        assert mixed["mix/share"].tolist() == [1.0] and mixed["status"].tolist() == [reader.REAL]
+        assert all(np.array_equal(mixed[name], own[name]) for name in ("rgb", "flow", "audio", "boxes/boxes"))
+
+
+def test_sound_at_another_rate_is_resampled_to_the_one_asked_for(home):
+    folder = home / "data" / "small"
+    half, full = read_with(folder, [1], sample_rate=2000)["audio"], read_with(folder, [1])["audio"]
+    assert (half.shape, full.shape) == ((1, 4, 200), (1, 4, 400))
+    inner = slice(20, -20)
+    assert np.abs(half[0, 1][inner].astype(int) - full[0, 1, ::2][inner]).mean() < 1000 < np.abs(full).max()
+
+
+def test_a_clip_without_frames_is_a_broken_row(tmp_path):
+    def empty(split, rows):
+        return [row | {"num_frames": 0} if row["clip_id"] == "train-004" else row for row in rows]
+
+    block = read(write_dataset(tmp_path / "data" / "small", empty), [3, 4])
+    assert block["status"].tolist() == [reader.REAL, reader.BAD_LENGTH]
+
+
+def test_multi_label_heads_come_as_rows_of_0_and_1(tmp_path):
+    tags = {"train-001": [0, 2], "train-002": [], "train-003": None, "train-004": [3]}
+
+    def tag(split, rows):
+        return [row | {"labels": row["labels"] | {"tags": tags.get(row["clip_id"], [1])}} for row in rows]
+
+    heads = HEADS | {"tags": ["a", "b", "c"]}
+    folder = write_dataset(tmp_path / "data" / "small", tag, heads=heads, multi_label=["tags"])
+    block = read(folder, [1, 2, 3, 4, PADDING, 5])
+    assert block["label/tags"].tolist() == [[1, 0, 1], [0, 0, 0], [-1] * 3, [-1] * 3, [-1] * 3, [0, 1, 0]]
+    assert block["status"].tolist() == [0, 0, 0, reader.BAD_LABEL, reader.PADDED, 0]
+
+
+def test_fingerprints_of_data_sets_without_multi_label_heads_stay_what_they_were(home):
+    dataset = open_dataset(home / "data" / "small")
+    before = dataset.fingerprint
+    dataset.multi_label = ["verb"]
+    assert dataset.fingerprint != before
+    dataset.multi_label = []
+    content = json.dumps([dataset.version, dataset.heads, dataset.splits], sort_keys=True)
+    assert before == hashlib.sha256(content.encode()).hexdigest()[:16]

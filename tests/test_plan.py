@@ -51,8 +51,30 @@ def test_view_numbers_are_the_epoch_or_the_epoch_modulo_the_views_kept():
         the_plan = plan(distinct_views=distinct)
         per_epoch = the_plan.train_steps + the_plan.val_steps
         starts = [the_plan.weigh_steps + epoch * per_epoch for epoch in range(3)]
-        assert [the_plan.unit(start, 0, 1)[2] for start in starts] == expected
-        assert the_plan.unit(starts[0] + the_plan.train_steps, 0, 1)[2] == TEST_VIEW
+        assert [set(the_plan.unit(start, 0, 1)[2].tolist()) for start in starts] == [{e} for e in expected]
+        assert set(the_plan.unit(starts[0] + the_plan.train_steps, 0, 1)[2].tolist()) == {TEST_VIEW}
+
+
+def test_repeats_show_each_clip_in_several_views_side_by_side():
+    plain, twice = plan(), plan(repeats=2)
+    assert twice.train_steps == -(-2 * len(plain.train) // plain.batch_size)
+    seen: dict[int, list[int]] = {}
+    for index in range(twice.weigh_steps, twice.weigh_steps + twice.train_steps):
+        for workers in (1, 2):
+            units = [twice.unit(index, rank, workers)[1:] for rank in range(workers)]
+            clips = [c for part, _ in units for c in part.tolist() if c != PADDING]
+            if workers == 1:
+                alone = clips
+                ((_, views),) = units
+                assert clips[::2] == clips[1::2] and views[: len(clips)].tolist() == [0, 1] * (len(clips) // 2)
+                for clip, view in zip(clips, views.tolist(), strict=False):
+                    seen.setdefault(clip, []).append(view)
+            assert clips == alone
+    assert sorted(seen) == sorted(plain.train.tolist()) and all(views == [0, 1] for views in seen.values())
+    later = twice.weigh_steps + twice.train_steps + twice.val_steps
+    assert twice.unit(later, 0, 1)[2][:2].tolist() == [2, 3]
+    with pytest.raises(ValueError, match=r"views\.repeats 3 does not divide"):
+        plan(repeats=3)
 
 
 def test_optimizer_steps_count_train_steps_only():

@@ -65,6 +65,7 @@ def full_report() -> Report:
         competence={
             "names": ["rgb"],
             "accuracy": shares,
+            "ece": shares,
             "cross_entropy": shares,
             "weight": {"verb": [1.0], "noun": [0.0]},
             "count": {"verb": [30], "noun": [30]},

@@ -164,14 +164,17 @@ def training_curve(figure: Figure, curves: Sequence[Curve], key: str, label: str
 
 @_picture(4.4, 3.0)
 def validation_curve(figure: Figure, curves: Sequence[Curve], head: str) -> None:
-    """Validation accuracy of a head after each epoch; the epoch with the best score is ringed."""
+    """Validation accuracy of a head after each epoch, or the mean average precision of a multi-label one; the epoch
+    with the best score is ringed."""
     axes, colour = figure.subplots(), colours([curve.name for curve in curves])
     for marker, curve in zip(MARKERS * len(curves), curves, strict=False):
         rows = [row for row in curve.of("epoch") if head in row["val"]]
         if not rows:
             continue
         epochs = [row["epoch"] for row in rows]
-        values = [100 * row["val"][head]["accuracy"] for row in rows]
+        measure = "accuracy" if "accuracy" in rows[0]["val"][head] else "mean_average_precision"
+        values = [100 * row["val"][head][measure] for row in rows]
+        axes.set_ylabel(f"{head}, validation {measure.replace('_', ' ')} (%)")
         own = colour[curve.name]
         axes.plot(epochs, values, color=own, marker=marker, markersize=4, linewidth=1.8, label=curve.name)
         best = max(range(len(rows)), key=lambda i: rows[i]["score"])
@@ -180,7 +183,6 @@ def validation_curve(figure: Figure, curves: Sequence[Curve], head: str) -> None
     axes.margins(y=0.1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel("epoch")
-    axes.set_ylabel(f"{head}, validation accuracy (%)")
     axes.legend(loc="lower right")
 
 

@@ -37,7 +37,7 @@ class Report:
         curves: metrics.jsonl of runs, named like their predictions.
         strips: example clips.
         difference: names of two predictions on the same clips, first minus second; the headline.
-        competence: `mmkd.teachers.Competence.as_dict()`, the teachers on held-out clips.
+        competence: `mmkd.competence.Competence.as_dict()`, the teachers on held-out clips.
         settings_yaml: the resolved settings.
     """
 
@@ -171,8 +171,8 @@ def _curves(curves: Sequence[Curve]) -> str:
         panels.append(_figure(uri, "Cross-entropy against the optimiser step.", said))
     for head in dict.fromkeys(head for curve in validated for row in curve.of("epoch") for head in row["val"]):
         uri = figures.validation_curve(validated, head)
-        said = f"Validation accuracy, {head}. Ring: the epoch with the best score."
-        panels.append(_figure(uri, f"Validation accuracy of {head} against the epoch.", said))
+        said = f"Validation, {head}. Ring: the epoch with the best score."
+        panels.append(_figure(uri, f"Validation of {head} against the epoch.", said))
     return f"<section><h2>Learning</h2>{_panels(panels)}</section>" if panels else ""
 
 
