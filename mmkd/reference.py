@@ -15,7 +15,7 @@ import yaml
 from torch import Tensor
 
 from mmkd.models import Recogniser, create_model, save_model
-from mmkd.models.weights import read_weights, strip
+from mmkd.models.weights import TABLES, read_weights, strip
 
 MODALITIES = {"video": "rgb", "flow": "flow", "audio": "audio", "layout": "boxes"}
 MAX_BOXES = 14
@@ -102,8 +102,6 @@ def convert_state_dict(arch: str, state_dict: Mapping[str, Tensor]) -> dict[str,
             continue
         if arch.startswith("torchvision/swin3d"):
             new = new.replace(".mlp.fc1.", ".mlp.0.").replace(".mlp.fc2.", ".mlp.3.")
-            if new.endswith("relative_position_index"):
-                value = value.reshape(-1)
         converted[new] = value
     if unknown:
         raise ValueError(f"{len(unknown)} names are none of the authors' {arch}: {', '.join(unknown)}.")
@@ -168,10 +166,9 @@ def read_experiment(folder: Path, classes: Mapping[str, Sequence[str]] | None = 
         named[head] = list(names)
     model = create_model(arch, named, modality, **options)
     weights = convert_state_dict(arch, read_weights(folder / "model_checkpoint.pt"))
-    weights = {k: v for k, v in weights.items() if not k.endswith("relative_position_index")}
-    own = {k: v for k, v in model.state_dict().items() if k.endswith("relative_position_index")}
+    tables = {name: value for name, value in model.state_dict().items() if name.endswith(TABLES)}
     try:
-        model.load_state_dict(own | weights)
+        model.load_state_dict(tables | weights)
     except RuntimeError as error:
         raise ValueError(f"model_checkpoint.pt of {folder} does not fit {arch}: {error}") from error
     model.spec.input = seen

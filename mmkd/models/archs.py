@@ -55,7 +55,7 @@ ARCHS: dict[str, Arch] = {
     "r2plus1d_tiny": Arch(R2Plus1D, FRAMES),
     "melnet": Arch(MelNet, ("audio",), own_sound=True),
     "stlt": Arch(STLT, ("boxes",)),
-    **{f"resnet3d_{depth}": Arch(partial(ResNet3D, depth), FRAMES) for depth in BLOCKS},
+    **{f"resnet3d_{depth}": Arch(partial(ResNet3D, depth), FRAMES, channels=3) for depth in BLOCKS},
 }
 """Those that need no prefix."""
 

@@ -153,8 +153,6 @@ def create_model(
     sound = None
     build_options = dict(options)
     if modality == "audio" and not found.own_sound:
-        if found.channels is None and arch.startswith("resnet3d"):
-            channels = 3  # as the authors' audio teachers
         sound = Spectrograms(channels, **{k: build_options.pop(k) for k in SOUND_OPTIONS if k in build_options})
     seen = modality in ("rgb", "flow")
     spec = ModelSpec(

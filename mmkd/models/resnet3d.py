@@ -40,7 +40,7 @@ class ResidualBlock(nn.Module):
 
 
 class ResNet3D(nn.Module):
-    """Backbone: float [batch, channels, frames, height, width] to features [batch, num_features].
+    """Backbone: float [batch, 3, frames, height, width] to features [batch, num_features].
 
     Args:
         depth: a key of `BLOCKS`; below 50 layers the 512 features are projected to 2048.
@@ -48,11 +48,11 @@ class ResNet3D(nn.Module):
             teacher at 112 px and a student at 224 px can share one view; 0: never.
     """
 
-    def __init__(self, depth: int, in_channels: int = 3, size: int = 112):
+    def __init__(self, depth: int, size: int = 112):
         super().__init__()
         self.size = size
         self.stem = nn.Sequential(
-            nn.Conv3d(in_channels, WIDTHS[0], 7, (1, 2, 2), 3, bias=False),
+            nn.Conv3d(3, WIDTHS[0], 7, (1, 2, 2), 3, bias=False),
             nn.BatchNorm3d(WIDTHS[0]),
             nn.ReLU(inplace=True),
             nn.MaxPool3d(3, 2, 1),

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from mmkd.models.create import Recogniser
 
 WRAPPERS = ("state_dict", "model", "model_state_dict", "model_state")
-PREFIXES = ("module.", "_orig_mod.", "model.")
+PREFIXES = ("module.", "_orig_mod.")
+TABLES = ("num_batches_tracked", "relative_position_index")
+"""Buffers that no training changes, or that nothing depends on; files need not have them."""
 CLASSIFIERS = ("heads.", "classifiers.", "cls_head.", "head.", "fc.", "classifier.", "mean", "std")
 
 
@@ -44,10 +46,12 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def strip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names without a prefix that all of them share because of how the network was wrapped."""
-    out = dict(state)
-    while prefix := next((p for p in PREFIXES if out and all(name.startswith(p) for name in out)), None):
-        out = {name.removeprefix(prefix): value for name, value in out.items()}
+    """Names without the prefixes that parallel and compiled networks put before them."""
+    out = {}
+    for name, value in state.items():
+        while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), None):
+            name = name.removeprefix(prefix)
+        out[name] = value
     return out
 
 
@@ -73,7 +77,7 @@ def load_backbone(model: "Recogniser", path: str | os.PathLike[str]) -> None:
         tries.append(_plain(convert_state_dict(model.spec.arch, weights)))
     except ValueError:
         pass  # not the authors' names; what does not fit is said below
-    optional = {name for name in wanted if name.startswith("temporal.") or name.endswith("num_batches_tracked")}
+    optional = {name for name in wanted if name.endswith(TABLES)}
     best = min(tries, key=lambda found: len((set(wanted) ^ set(found)) - optional))
     if set(best) != set(wanted) and (ordered := _in_order(best, wanted)) is not None:
         best = ordered
