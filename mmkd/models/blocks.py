@@ -1,4 +1,4 @@
-"""The repeated blocks of a network: for activation checkpointing, and for learning rates that fall layer by layer."""
+"""The blocks that a network is built of: for activation checkpointing, and for rates that fall layer by layer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,13 +10,13 @@ from torch.utils.checkpoint import checkpoint
 
 
 def find_blocks(network: nn.Module) -> dict[str, nn.Module]:
-    """Name to block, in order: the members of each ModuleList or Sequential of two or more modules of one class."""
+    """Name to block, in order: the members of each ModuleList or Sequential of composed modules of one class."""
     blocks: dict[str, nn.Module] = {}
 
     def search(module: nn.Module, prefix: str) -> None:
         children = dict(module.named_children())
         kinds = {type(child) for child in children.values()}
-        repeated = isinstance(module, nn.ModuleList | nn.Sequential) and len(children) > 1 and len(kinds) == 1
+        repeated = isinstance(module, nn.ModuleList | nn.Sequential) and len(kinds) == 1
         composed = all(next(child.children(), None) is not None for child in children.values())
         if repeated and composed and not issubclass(next(iter(kinds)), nn.Sequential | nn.ModuleList):
             blocks.update({prefix + name: child for name, child in children.items()})
@@ -48,13 +48,11 @@ def checkpoint_blocks(network: nn.Module) -> None:
     Gradients, names of parameters and running statistics of batch norm stay what they are without.
 
     Raises:
-        ValueError: the network has no repeated blocks.
+        ValueError: the network has no blocks.
     """
     blocks = find_blocks(network)
     if not blocks:
-        raise ValueError(
-            f"optim.checkpoint_activations: {type(network).__name__} has no repeated blocks to compute again."
-        )
+        raise ValueError(f"optim.checkpoint_activations: {type(network).__name__} has no blocks to compute again.")
     for block in blocks.values():
         # A class, not a function on the object: copies of the network (EMA) must run their own blocks.
         block.__class__ = _checkpointed(type(block))

@@ -56,9 +56,15 @@ class Recogniser(nn.Module):
         # A network of one's own may have heads of its own; then it is used as it is.
         named = spec.heads if width is not None else {}
         self.heads = nn.ModuleDict({head: nn.Linear(int(width), len(names)) for head, names in named.items()})  # type: ignore[arg-type]
-        self.register_buffer("mean", torch.tensor(spec.mean).reshape(1, -1, 1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std).reshape(1, -1, 1, 1, 1), persistent=False)
+        for name, values in (("mean", spec.mean), ("std", spec.std)):
+            self.register_buffer(name, torch.tensor(values).reshape(1, -1, 1, 1, 1), persistent=False)
         self.register_load_state_dict_pre_hook(_match_case_of_heads)
+
+    def use_spec(self, spec: ModelSpec) -> None:
+        """Take the facts of a model folder, and its normalisation, in place of those of the architecture."""
+        self.spec = spec
+        for name, values in (("mean", spec.mean), ("std", spec.std)):
+            setattr(self, name, torch.tensor(values).reshape(1, -1, 1, 1, 1))
 
     @property
     def num_parameters(self) -> int:

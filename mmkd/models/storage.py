@@ -53,7 +53,7 @@ def load_model(folder: str | os.PathLike[str], device: str | torch.device = "cpu
         multi_label=multi_label,
         **_tuples(description["options"]),
     )
-    model.spec = ModelSpec(**{key: description[key] for key in fields}, multi_label=multi_label)
+    model.use_spec(ModelSpec(**{key: description[key] for key in fields}, multi_label=multi_label))
     weights = _read_weights(folder, description)
     try:
         model.load_state_dict(weights, strict=True)

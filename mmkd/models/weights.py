@@ -58,9 +58,9 @@ def strip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def load_backbone(model: "Recogniser", path: str | os.PathLike[str]) -> None:
     """Give a model's backbone the weights of a file, strictly; the file's classifier is left out.
 
-    Names may be the backbone's own, those of the authors' code or of Video Swin's (:mod:`mmkd.reference`), or, where
-    number, order and shapes of all tensors are the same, any others. A first layer for another number of channels is
-    adapted as timm does.
+    Names may be the backbone's own, those of the authors' code or of Video Swin's (:mod:`mmkd.reference`), or, in a
+    PyTorch file where number, order and shapes of all tensors are the same, any others. A first layer for another
+    number of channels is adapted as timm does.
 
     Raises:
         ValueError: tensors are missing, surplus or of another shape; all are listed.
@@ -79,7 +79,8 @@ def load_backbone(model: "Recogniser", path: str | os.PathLike[str]) -> None:
         pass  # not the authors' names; what does not fit is said below
     optional = {name for name in wanted if name.endswith(TABLES)}
     best = min(tries, key=lambda found: len((set(wanted) ^ set(found)) - optional))
-    if set(best) != set(wanted) and (ordered := _in_order(best, wanted)) is not None:
+    ordered = None if str(path).endswith(".safetensors") else _in_order(best, wanted)  # which keep no order
+    if set(best) != set(wanted) and ordered is not None:
         best = ordered
     best = _adapt_input(best, wanted)
     missing = [name for name in wanted if name not in best and name not in optional]
@@ -109,8 +110,8 @@ def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _in_order(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     """Weights with other names in the same order, as those of a port of the same network."""
-    names = [name for name in wanted if not name.endswith("num_batches_tracked")]
-    values = [value for name, value in found.items() if not name.endswith("num_batches_tracked")]
+    names = [name for name, value in wanted.items() if value.is_floating_point()]  # no counters
+    values = [value for value in found.values() if value.is_floating_point()]
     values = values[: len(names)] if len(values) - len(names) <= 2 else values  # a classifier's weight and bias
     same = len(names) == len(values) and all(
         wanted[name].shape == value.shape for name, value in zip(names, values, strict=True)
@@ -121,11 +122,10 @@ def _in_order(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict
 def _adapt_input(found: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     from timm.models import adapt_input_conv
 
-    for name, value in found.items():
-        if value.ndim >= 4 and name in wanted:
-            channels = wanted[name].shape[1]
-            if value.shape[1] == 3 != channels and value.shape[2:] == wanted[name].shape[2:]:
-                flat = adapt_input_conv(channels, value.flatten(3) if value.ndim > 4 else value)
-                found = found | {name: flat.reshape(wanted[name].shape)}
-            break  # the first convolution alone
+    first = next((name for name, value in wanted.items() if value.ndim >= 4), None)
+    if first in found:
+        value, shape = found[first], wanted[first].shape
+        if value.shape[1] == 3 != shape[1] and value.shape[2:] == shape[2:]:
+            adapted = adapt_input_conv(shape[1], value.flatten(3) if value.ndim > 4 else value)
+            found = found | {first: adapted.reshape(shape)}
     return found
