@@ -138,9 +138,10 @@ class Network(_Section):
     options: dict[str, Any] = {}
     """Options of the architecture, as {"name": value}; YAML is the better place for them."""
     init: str = ""
-    """Model folder to start from; heads with other classes start anew."""
+    """Model folder to start from, relative ones under HOME/models; classes that it does not know start anew."""
     weights: str = ""
-    """Weights of the backbone to start from: a file, or `default` for those of timm or torchvision (needs the net)."""
+    """Weights of the backbone to start from: a file, relative ones under HOME/models, or `default` for those of timm or
+    torchvision, which are downloaded."""
     freeze_backbone: bool = False
     """Train the classifiers only."""
 

@@ -37,9 +37,9 @@ def make_network(work: Work) -> Recogniser:
     modality = network.modality
     dataset = cached_dataset(work.data_folder)
     torch.manual_seed(settings.run.seed)
-    arch, options = network.arch, dict(network.options)
+    arch, options, models = network.arch, dict(network.options), settings.home / "models"
     if network.init and not arch:
-        known = describe_model(network.init)
+        known = describe_model(models / network.init)
         arch, options = known["arch"], known["options"] | options
     elif not arch:
         arch, options = ARCHS[modality], options or OPTIONS.get(modality, {})
@@ -47,12 +47,14 @@ def make_network(work: Work) -> Recogniser:
         options = {"num_frames": settings.views.frames} | options
     elif modality == "audio":
         options = {"sample_rate": sound_rate(dataset, settings.views)} | options
-    pretrained = True if network.weights == "default" else network.weights or False
+    pretrained: bool | str = network.weights == "default"
+    if network.weights and not pretrained:
+        pretrained = str(models / network.weights)
     model = create_model(
         arch, dataset.heads, modality, multi_label=dataset.multi_label, pretrained=pretrained, **options
     )
     if network.init:
-        start_from(model, network.init)
+        start_from(model, models / network.init)
     if network.freeze_backbone:
         model.backbone.requires_grad_(False)
     model.spec.input = view_geometry(work)
