@@ -94,12 +94,16 @@ def _data(work: Work) -> list[tuple[str, str]]:
 
 def _plan(work: Work) -> list[tuple[str, str]]:
     plan = work.plan
-    weigh = f"{plan.weigh_steps} steps to weigh teachers, then " if plan.weigh_steps else ""
+    weigh = f"teachers are weighed in {_steps(plan.weigh_steps)}, then " if plan.weigh_steps else ""
     text = (
-        f"{weigh}{plan.epochs} epochs x {plan.train_steps} steps of {plan.batch_size} = {plan.optimizer_steps} "
-        f"optimiser steps on {len(plan.train)} clips; {plan.val_steps} validation steps an epoch"
+        f"{weigh}{plan.epochs} epochs x {_steps(plan.train_steps)} of {plan.batch_size} = {plan.optimizer_steps} "
+        f"optimiser steps on {len(plan.train)} clips, and {_steps(plan.val_steps)} of validation an epoch"
     )
     return [("plan", text)]
+
+
+def _steps(number: int) -> str:
+    return f"{number} step" + ("s" if number != 1 else "")
 
 
 def _views(work: Work) -> list[tuple[str, str]]:
@@ -141,7 +145,7 @@ def _networks(work: Work, facts: dict[str, Any]) -> list[tuple[str, str]]:
         }
         return name, (
             f"{model.spec.arch} for {model.modality}, {model.num_parameters / 1e6:.2f} M parameters, "
-            f"{gigaflops:.2f} GFLOPs a view"
+            f"{gigaflops:.3g} GFLOPs a view"
         )
 
     lines = [line("network", make_network(work), view_geometry(work))]

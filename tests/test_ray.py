@@ -11,6 +11,7 @@ from mmkd.jobs import distill, pack_data, train_teacher
 from mmkd.models import load_model, save_model
 from mmkd.runs import read_lines, read_metrics
 from mmkd.shards import open_dataset
+from mmkd.weigh import weigh
 from tests.small import small_settings
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -149,3 +150,26 @@ def test_clips_packed_on_ray_are_those_packed_in_one_process(tmp_path):
     first, second = open_dataset(tmp_path / "data" / "ray"), open_dataset(tmp_path / "data" / "here")
     assert first.fingerprint == second.fingerprint
     assert {name: split["clips"] for name, split in first.splits.items()} == {"train": 5, "val": 2, "test": 1}
+
+
+def test_everything_at_once_is_the_same_on_two_workers_as_in_one_process(home):
+    """Mixing, repeated views, a grid of test views, a third term with a projection, weights of each clip's own,
+    accumulation and a moving average, with a network that has no batch statistics."""
+    views = {"frames": 4, "size": 16, "boxes": 3, "audio_seconds": 0.1, "mixup": 0.5, "repeats": 2, "test_crops": 3}
+    sections = {
+        "views": views,
+        "student": {"arch": "tests.test_models:own_backbone", "options": {"width": 6}},
+        "loss": {"label_weight": 0.5, "feature_weight": 0.5, "feature_teacher": "flow"},
+        "teachers": {"folders": ["rgb", "flow", "boxes"], "drop_near_chance": False, "weighting": "per_sample"},
+        "optim": {"epochs": 2, "batch_size": 8, "accumulate": 2, "ema": 0.9, "clip_norm": 0},
+    }
+    rows = {}
+    for name, run in (("all-local", {"local": True}), ("all-ray", {})):
+        distill(settings_of(home, name, run=run, resources={"workers": 2}, **sections))
+        rows[name] = read_metrics(home / "runs" / name)
+    for kind, key in (("train", "loss"), ("train", "feature"), ("epoch", "score")):
+        a, b = ([row[key] for row in rows[name] if row["kind"] == kind] for name in ("all-local", "all-ray"))
+        assert a == pytest.approx(b, rel=1e-4) and len(a) == (20 if kind == "train" else 2)
+    ours, theirs = (load_model(home / "runs" / name / "best").state_dict() for name in rows)
+    assert all((ours[name] - theirs[name]).abs().max() < 1e-4 for name in ours)
+    assert weigh(settings_of(home, "weighed", **sections))["weight"]["verb"]

@@ -7,12 +7,16 @@ import pytest
 import torch
 
 from mmkd.competence import judge
+from mmkd.evaluation import split_logits
+from mmkd.jobs import distill
 from mmkd.matching import check_teachers
+from mmkd.metrics import softmax
 from mmkd.models import create_model, load_model, save_model
 from mmkd.plan import PADDING
 from mmkd.reader import read_unit
 from mmkd.shards import open_dataset, read_manifest
 from mmkd.teachers import Ensemble
+from mmkd.weigh import weigh
 from tests.small import HEADS, small_settings
 
 INPUT = {"frames": 4, "sampling": "uniform"}
@@ -147,3 +151,39 @@ def test_shipped_teachers_fit_the_built_in_data():
         assert description["heads"] == TABLETOP and description["modality"] == modality
         assert description["training"]["data"]["made_by"]["seed"] != 0  # not the demo's clips
         load_model(SHIPPED / modality)
+
+
+def test_weighing_by_itself_gives_what_distilling_begins_with(home, capsys):
+    distill(small_settings(home, run={"name": "begins"}, optim={"epochs": 1, "batch_size": 8}))
+    begun = json.loads((home / "runs" / "begins" / "competence.json").read_text())
+    alone = weigh(small_settings(home, optim={"batch_size": 5}))
+    assert alone["clips"] == begun["count"]["verb"][0]
+    for name in ("accuracy", "ece", "cross_entropy", "weight"):
+        assert all(alone[name][head] == pytest.approx(begun[name][head], abs=1e-6) for head in HEADS)
+    said = capsys.readouterr().err
+    assert "teacher           verb acc   ECE    CE  weight" in said
+    with pytest.raises(ValueError, match="no teachers to weigh"):
+        weigh(small_settings(home, loss={"distill_weight": 0.0, "label_weight": 1.0}))
+
+
+def test_a_student_is_no_teacher_for_clips_that_it_saw(home):
+    distill(small_settings(home, run={"name": "pupil"}, optim={"epochs": 1, "batch_size": 8}))
+    pupil = {"folders": [str(home / "runs" / "pupil" / "best")]}
+    with pytest.raises(ValueError, match=r"as students are, so it saw the clips it would be weighed on"):
+        weigh(small_settings(home, teachers=pupil | {"drop_near_chance": False}))
+    unjudged = pupil | {"drop_near_chance": False, "weighting": "uniform"}
+    assert weigh(small_settings(home, teachers=unjudged))["weight"]["verb"] == [1.0]
+
+
+def test_test_splits_are_answered_in_all_test_views(home):
+    views = {"frames": 4, "size": 16, "boxes": 3, "audio_seconds": 0.1}
+    settings = [small_settings(home, views=views | more) for more in ({}, {"test_clips": 2, "test_crops": 3})]
+    one, many = (split_logits(each, folders(home), "test") for each in settings)
+    assert one.clip_ids == many.clip_ids and len(one.clip_ids) == 7
+    assert one.logits["verb"].shape == many.logits["verb"].shape and not np.allclose(
+        one.logits["verb"], many.logits["verb"]
+    )
+    weights = {head: [0.2, 0.3, 0.5] for head in HEADS}
+    soft = one.of_ensemble(weights, "e", 0, "probabilities").logits["noun"]
+    mean = np.einsum("ntc,t->nc", softmax(one.logits["noun"]), [0.2, 0.3, 0.5])
+    assert np.allclose(softmax(soft), mean, atol=1e-6)
