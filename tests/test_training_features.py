@@ -1,6 +1,7 @@
 """What a training can be asked for besides the defaults, each seen to do what it says."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -58,9 +59,18 @@ def test_activations_computed_again_give_the_same_steps(home):
     assert losses(again) == pytest.approx(losses(plain), rel=1e-6)
 
 
-def test_a_moving_average_is_what_is_validated_and_kept_and_a_resume_goes_on_with_it(home, tmp_path):
-    import shutil
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on CPU")
+def test_a_compiled_network_takes_the_same_steps(home):
+    optim = {"epochs": 1, "batch_size": 40}
+    whole = {"arch": "r2plus1d_tiny", "options": {"channels": [4, 8], "dropout": 0.0}}
+    plain = run(home, "not-compiled", student=whole, optim=optim)
+    fast = run(home, "compiled", student=whole, optim=optim | {"compile": True})
+    assert losses(fast) == pytest.approx(losses(plain), rel=1e-4)
+    assert set(load_model(fast / "best").state_dict()) == set(load_model(plain / "best").state_dict())
 
+
+def test_a_moving_average_is_what_is_validated_and_kept_and_a_resume_goes_on_with_it(home, tmp_path):
     optim = {"epochs": 2, "batch_size": 8, "ema": 0.9}
     folder = run(home, "ema", optim=optim)
     plain = run(home, "no-ema", optim=optim | {"ema": 0.0})
