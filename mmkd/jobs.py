@@ -122,6 +122,8 @@ def _carry_out(work: Work, teacher_hashes: dict[str, str], kind: str) -> dict[st
             f"{plan.batch_size}; validation on {len(plan.val)}"
             + (f"; {len(work.teachers)} teachers, weighed on {len(plan.weigh)}" if work.teachers else "")
         )
+        if len(dataset.heads) == 1 and (few := min(map(len, dataset.heads.values()))) < 5:
+            say(f"with {few} classes, top-5 accuracy is top-{few}, which is 1: top-1 alone chooses the best model")
         began = time.monotonic()
         with follow(run.path, kind, plan.epochs, plan.optimizer_steps, settings.run.progress_seconds):
             _train(work, run.path, _facts(work, identity), threads)

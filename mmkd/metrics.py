@@ -1,5 +1,6 @@
 """Accuracy, calibration and their uncertainty, as pure functions of logits and labels."""
 
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,14 +17,19 @@ def softmax(logits: ArrayLike) -> Floats:
 
 
 def topk_accuracy(logits: ArrayLike, labels: ArrayLike, k: int = 1) -> float:
-    """Share (0..1) of rows whose label is among the k highest logits; k is clamped to the number of classes.
+    """Share (0..1) of rows whose label is among the k highest logits.
+
+    Where there are fewer classes than k, all of them count, so that the share is 1; a warning says so.
 
     Args:
         logits: [n, classes].
         labels: [n], class indices.
     """
     scores, truth = _checked(logits, labels)
-    k = min(k, scores.shape[1])
+    classes = scores.shape[1]
+    if k > classes:
+        warnings.warn(f"top-{k} accuracy of {classes} classes is top-{classes}, which is 1", stacklevel=2)
+        k = classes
     if k == 1:
         return float((scores.argmax(axis=1) == truth).mean())
     top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
@@ -140,8 +146,9 @@ def evaluate_heads(logits: Mapping[str, ArrayLike], labels: Mapping[str, ArrayLi
 def selection_score(
     metrics: Mapping[str, Mapping[str, float]], logits: Mapping[str, ArrayLike], labels: Mapping[str, ArrayLike]
 ) -> float:
-    """What the best model is chosen by: action accuracy, or with one head the mean of its top-1 and top-5 accuracy; and
-    the mean of that and each multi-label head's mean average precision.
+    """What the best model is chosen by: action accuracy, or with one head the mean of its top-1 and top-5 accuracy (of
+    its top-1 and 1, where it has no more than five classes); and the mean of that and each multi-label head's mean
+    average precision.
 
     Args:
         metrics: of :func:`evaluate_heads` for these logits and labels.
@@ -151,8 +158,8 @@ def selection_score(
     if len(single) > 1:
         scores.append(metrics["action"]["accuracy"])
     elif single:
-        truth = np.asarray(labels[single[0]])
-        top5 = topk_accuracy(np.asarray(logits[single[0]])[truth >= 0], truth[truth >= 0], 5)
+        scored, truth = np.asarray(logits[single[0]]), np.asarray(labels[single[0]])
+        top5 = topk_accuracy(scored[truth >= 0], truth[truth >= 0], min(5, scored.shape[1]))
         scores.append((metrics[single[0]]["accuracy"] + top5) / 2)
     return float(np.mean(scores))
 

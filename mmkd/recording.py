@@ -64,7 +64,8 @@ class FolderRecorder:
         if is_best:
             if (predictions := self._predictions(fit, answers)) is not None:
                 predictions.save(self.run / "predictions-val.parquet")
-            save_model(fit.model, self.run / "best", {**self.facts, "epoch": row["epoch"], "val": row["val"]})
+            learnt = {**self.facts, "epoch": row["epoch"], "val": row["val"], "competence": fit.competence}
+            save_model(fit.model, self.run / "best", learnt)
         self._append("metrics.jsonl", {"kind": "epoch", **row})
         for head, metrics in row["val"].items():
             for key in ("accuracy", "mean_average_precision", "ece", "nll"):

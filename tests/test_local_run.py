@@ -44,6 +44,7 @@ def test_a_run_leaves_settings_metrics_checkpoints_model_and_report(finished, ho
     assert "<html" in (run / "report.html").read_text()
     competence = json.loads((run / "competence.json").read_text())
     assert competence["names"] == ["rgb", "flow", "boxes"]
+    assert load_model(run / "best").spec.training["competence"]["weight"] == competence["weight"]
     said = Competence(**competence).lines()
     assert [line.split()[0] for line in said[1:4]] == ["rgb", "flow", "boxes"]
     assert f"{100 * competence['accuracy']['verb'][1]:.1f} %" in said[2]

@@ -25,9 +25,11 @@ def test_calibration_error_is_the_weighted_gap_over_bins():
     assert expected_calibration_error(logits_of([0.9, 0.9, 0.6, 0.6]), [0, 1, 0, 0], num_bins=1) == pytest.approx(0.0)
 
 
-def test_topk_counts_labels_among_the_best_and_clamps_k():
+def test_topk_counts_labels_among_the_best_and_clamps_k_and_says_so():
     logits = [[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]]
-    assert [topk_accuracy(logits, [1, 0], k) for k in (1, 2, 3, 5)] == [0.0, 0.5, 1.0, 1.0]
+    assert [topk_accuracy(logits, [1, 0], k) for k in (1, 2, 3)] == [0.0, 0.5, 1.0]
+    with pytest.warns(UserWarning, match="top-5 accuracy of 3 classes"):
+        assert topk_accuracy(logits, [1, 0], 5) == 1.0
 
 
 def test_views_are_averaged_as_logits():
