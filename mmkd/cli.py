@@ -11,6 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from mmkd.config import Settings, SettingsError
 
+SHORT = {"--dry-run": "--run.dry_run", "--dry_run": "--run.dry_run", "--check": "--pack.check"}
+"""Flags without a section."""
 FILES = """
 
 Settings can also come from files: --config FILE.yaml, once or more; a later file counts over an earlier one,
@@ -84,7 +86,7 @@ def _flags(arguments: list[str]) -> list[str]:
         if inner.annotation is bool
     }
     flags: list[str] = []
-    for argument in ("--run.dry_run" if each in ("--dry-run", "--dry_run") else each for each in arguments):
+    for argument in (SHORT.get(each, each) for each in arguments):
         if argument.lower() not in ("true", "false") or not flags or flags[-1] not in switches:
             flags.append(argument)
         elif argument.lower() == "false":

@@ -15,6 +15,7 @@ from mmkd.report.predictions import Predictions
 from mmkd.report.table import comparison, difference, format_table
 from mmkd.run_report import example_strips, facts
 from mmkd.runs import RunFolder, read_metrics
+from mmkd.storage import name_of
 from mmkd.teachers import teacher_names
 
 
@@ -88,12 +89,12 @@ def _test(settings: Settings, baseline: dict, student: dict, competence: dict) -
 def _report(
     settings: Settings, run: Path, predictions: list[Predictions], results: dict[str, dict], competence: dict
 ) -> None:
-    dataset = cached_dataset(str(settings.data_folder()))
+    dataset = cached_dataset(settings.data_folder())
     report = Report(
         title="Distillation against labels",
         lead=f"One RGB network, trained twice on {dataset.splits[settings.data.train]['clips']} clips for "
         f"{settings.optim.epochs} epochs: taught by an ensemble that also sees flow, sound and boxes (student), and on "
-        f"labels (baseline). Figures are on split {settings.data.test} of {settings.data_folder().name}.",
+        f"labels (baseline). Figures are on split {settings.data.test} of {name_of(settings.data_folder())}.",
         facts=facts(settings, results),
         heads=dataset.heads,
         predictions=predictions,

@@ -12,6 +12,7 @@ from mmkd.progress import say
 from mmkd.reader import empty_block
 from mmkd.resolve import plan_student, plan_teacher, run_folder, teacher_folders
 from mmkd.runs import read_metrics
+from mmkd.storage import is_file, join
 from mmkd.teachers import teacher_names
 from mmkd.worker import make_network, view_geometry
 
@@ -25,9 +26,9 @@ def describe_training(settings: Settings, teach: bool) -> dict[str, Any]:
     folder = settings.data_folder()
     where, have = available(settings)
     folders = () if teach else teacher_folders(settings)
-    facts: dict[str, Any] = {"dry_run": True, "data_folder": str(folder)}
+    facts: dict[str, Any] = {"dry_run": True, "data_folder": folder}
     lines: list[tuple[str, str]] = []
-    if not (folder / "dataset.json").is_file():
+    if not is_file(join(folder, "dataset.json")):
         source = settings.source
         clips = f"train {source.train}, val {source.val}, test {source.test}"
         lines.append(("data", f"{folder} is not there: {source.kind} would be made first ({clips} clips)"))
@@ -59,21 +60,25 @@ def describe_packing(settings: Settings) -> dict[str, Any]:
     """Print what would be packed, and return it.
 
     Raises:
-        ValueError: the folder holds a data set already.
+        ValueError: the folder holds a data set already, or the source cannot be read.
     """
-    from mmkd.packing import make_source
+    from mmkd.packing import plan_packing
+    from mmkd.rejects import summary
 
-    source, splits, _ = make_source(settings)
-    folder, each = settings.data_folder(), settings.pack.clips_per_shard
-    if (folder / "dataset.json").is_file():
+    folder = settings.data_folder()
+    if is_file(join(folder, "dataset.json")):
         raise ValueError(f"{folder} holds a data set already; choose another data.folder or delete it.")
-    clips = {split: source.num_units(split) for split in splits}
-    shards = {split: -(-number // each) for split, number in clips.items()}
-    lines = [("source", f"{source.name}: {', '.join(source.modalities)}")]
-    lines += [(f"split {split}", f"{clips[split]} clips in {shards[split]} shards") for split in splits]
-    lines.append(("to", str(folder)))
+    planned = plan_packing(settings)
+    clips = {split: sum(task.clips for task in planned.tasks if task.split == split) for split in planned.splits}
+    shards = {split: sum(task.split == split for task in planned.tasks) for split in planned.splits}
+    heads = ", ".join(f"{head} {len(names)}" for head, names in planned.source.heads.items())
+    lines = [("source", f"{planned.source.name} {settings.source.root}".rstrip()), ("heads", f"{heads} classes")]
+    lines += [(f"split {split}", f"{clips[split]} clips in {shards[split]} shards") for split in planned.splits]
+    if planned.rejects:
+        lines.append(("rejected", f"{len(planned.rejects)} clips already: {summary(planned.rejects)}"))
+    lines.append(("to", folder))
     _print(lines)
-    return {"dry_run": True, "data_folder": str(folder), "clips": clips, "shards": shards}
+    return {"dry_run": True, "data_folder": folder, "clips": clips, "shards": shards, "rejects": len(planned.rejects)}
 
 
 def _print(lines: list[tuple[str, str]]) -> None:

@@ -74,8 +74,8 @@ def split_logits(
     Raises:
         RuntimeError: a clip was lost or came twice.
     """
-    manifest = cached_manifest(str(settings.data_folder()), split, settings.data.limit)
-    heads = cached_dataset(str(settings.data_folder())).heads
+    manifest = cached_manifest(settings.data_folder(), split, settings.data.limit)
+    heads = cached_dataset(settings.data_folder()).heads
     job = _Job(settings, tuple(folders), split, clips)
     blocks = list(_blocks_here(job) if settings.run.local else _blocks(job))
     columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
@@ -111,7 +111,7 @@ class _Job:
         if self.clips is not None:
             return self.clips
         return np.arange(
-            len(cached_manifest(str(self.settings.data_folder()), self.split, self.settings.data.limit)), dtype=np.int64
+            len(cached_manifest(self.settings.data_folder(), self.split, self.settings.data.limit)), dtype=np.int64
         )
 
     def units(self) -> range:
@@ -124,7 +124,7 @@ class _Job:
 
     def read(self, modalities: Sequence[str], unit: int) -> Block:
         settings, size = self.settings, self.settings.optim.batch_size
-        folder = str(settings.data_folder())
+        folder = settings.data_folder()
         manifest = cached_manifest(folder, self.split, settings.data.limit)
         clips = np.full(size, PADDING, np.int64)
         mine = self.wanted()[unit * size : (unit + 1) * size]
@@ -137,7 +137,7 @@ class _Stage:
     """All models on a block."""
 
     def __init__(self, settings: Settings, folders: Sequence[str]):
-        self.ensemble = make_ensemble(settings, folders, cached_dataset(str(settings.data_folder())).heads)
+        self.ensemble = make_ensemble(settings, folders, cached_dataset(settings.data_folder()).heads)
 
     def __call__(self, block: Block) -> Block:
         return self.ensemble(block)

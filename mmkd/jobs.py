@@ -17,6 +17,7 @@ from mmkd.progress import follow, say
 from mmkd.resolve import check_folders, plan_student, plan_teacher, run_folder, teacher_folders
 from mmkd.run_report import write_run_report
 from mmkd.runs import RunFolder, read_metrics
+from mmkd.storage import is_file, join, name_of
 
 
 @contextmanager
@@ -34,17 +35,21 @@ def session(settings: Settings) -> Iterator[None]:
 def ensure_data(settings: Settings) -> None:
     """Make the built-in data if the settings name no other and it is missing."""
     folder = settings.data_folder()
-    if not (folder / "dataset.json").is_file() and not settings.data.folder:
+    if not is_file(join(folder, "dataset.json")) and not settings.data.folder and settings.source.kind == "tabletop":
         say(f"no data set in {folder}: making the built-in one, tabletop (docs/tabletop.md)")
         from mmkd.packing import pack
 
         summary = pack(settings, say, on_ray=not settings.run.local)
         say(f"made {summary['clips']} clips in {summary['seconds']} s, {summary['megabytes']} MB")
-    cached_dataset(str(folder))  # raises if it is no data set
+    cached_dataset(folder)  # raises if it is no data set
 
 
 def pack_data(settings: Settings) -> dict[str, Any]:
-    """Make the data set that the settings describe."""
+    """Make the data set that the settings describe, or look through one (pack.check)."""
+    if settings.pack.check:
+        from mmkd.check import check_dataset
+
+        return check_dataset(settings.below_data(settings.pack.check), say)
     from mmkd.packing import pack
 
     if settings.run.dry_run:
@@ -159,7 +164,7 @@ def _facts(work: Work, identity: dict[str, Any]) -> dict[str, Any]:
         "mmkd": __version__,
         "kind": identity["kind"],
         "data": {
-            "name": Path(work.data_folder).name,
+            "name": name_of(work.data_folder),
             "fingerprint": dataset.fingerprint,
             "made_by": dataset.made_by,
             "clips": len(work.plan.train),

@@ -1,213 +1,348 @@
-"""Packing: clips of a source to shards, as a Ray Data job or in this process."""
+"""Packing: clips of a source to shards, as a Ray Data job or in this process; a second call goes on where one stopped.
 
-import io
-import shutil
+The work is divided up front into shards, each a fixed list of recordings. A finished shard leaves its facts under .pack
+in the data set folder; dataset.json comes last and .pack goes, so that a folder without dataset.json is unfinished.
+"""
+
+import hashlib
+import json
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, Protocol
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-import cv2
 import numpy as np
-import simplejpeg
-import soundfile
 
-from mmkd.config import Settings
-from mmkd.extract.flow import dis_flow
-from mmkd.runs import write_json
-from mmkd.shards import NO_LABEL, Dataset, write_shard
-from mmkd.sources.clip import Clip
+from mmkd.config import Pack, Settings
+from mmkd.cutting import cut
+from mmkd.extract.boxes import TorchvisionDetector
+from mmkd.extract.flow import make_flow
+from mmkd.rejects import save_rejects, summary
+from mmkd.runs import differences
+from mmkd.shards import Dataset, ShardWriter
+from mmkd.sources import make_source
+from mmkd.sources.recording import Recording, Reject, Source
+from mmkd.storage import delete_folder, is_file, join, list_files, read_text, size_of, write_bytes
 
 Say = Callable[[str], None]
+SHARDS_A_SPLIT = 8
+"""Small splits are divided into about this many shards, so that several processes have something to do."""
+FREE_TO_CHANGE = ("max_reject_share", "check")
 
 
-class Source(Protocol):
-    """Where clips come from. A unit yields some clips (one, or all clips of a video); units are independent."""
+@dataclass(frozen=True)
+class Task:
+    """One shard to write."""
+
+    split: str
+    name: str
+    recordings: tuple[Recording, ...]
 
     @property
-    def name(self) -> str: ...
+    def clips(self) -> int:
+        return sum(len(recording.segments) for recording in self.recordings)
+
+
+@dataclass
+class Packing:
+    """What is to be packed, and how; the same for the same settings and files."""
+
+    source: Source
+    pack: Pack
+    tasks: list[Task]
+    rejects: list[Reject]
 
     @property
-    def heads(self) -> dict[str, list[str]]: ...
+    def splits(self) -> list[str]:
+        return list(dict.fromkeys(task.split for task in self.tasks))
 
-    @property
-    def modalities(self) -> tuple[str, ...]: ...
-
-    def num_units(self, split: str) -> int: ...
-
-    def clips(self, split: str, unit: int) -> Iterator[Clip]: ...
-
-
-def make_source(settings: Settings) -> tuple[Source, list[str], dict[str, Any]]:
-    """The source that the settings name, its splits, and what dataset.json says of how the data was made."""
-    source = settings.source
-    counts = {split: getattr(source, split) for split in ("train", "val", "test", "unseen") if getattr(source, split)}
-    from mmkd.sources.tabletop import Tabletop
-
-    made = Tabletop(source.seed, counts, source.width, source.height, source.frames)
-    return made, list(counts), source.model_dump() | {"flow": "OpenCV DIS, medium preset"}
+    def identity(self, settings: Settings) -> dict[str, Any]:
+        """What an interrupted packing must have in common with the one that goes on with it."""
+        clips = hashlib.sha256()
+        for task in self.tasks:
+            for recording in task.recordings:
+                clips.update(f"{task.split}/{task.name}/{recording.name}/".encode())
+                clips.update(repr(tuple(recording.segments)).encode())
+        pack = {key: value for key, value in self.pack.model_dump().items() if key not in FREE_TO_CHANGE}
+        return {"source": settings.source.model_dump(), "pack": pack, "clips": clips.hexdigest()[:16]}
 
 
-def encode_clip(clip: Clip, settings: Settings, heads: dict[str, list[str]]) -> dict[str, Any]:
-    """A clip as a row of a shard, see :func:`mmkd.shards.schema`.
+def plan_packing(settings: Settings) -> Packing:
+    """Look through a source and divide its recordings into shards.
 
     Raises:
-        ValueError: a label is out of range, boxes or frames do not fit each other, or a box is not finite.
+        ValueError: the source cannot be read, or has no clip.
     """
-    pack = settings.pack
-    frames, height, width, _ = clip.rgb.shape
-    for head, classes in heads.items():
-        label = clip.labels[head]
-        if any(not -1 <= each < len(classes) for each in (label if isinstance(label, list) else [label])):
-            raise ValueError(f"label {label} of head {head} is not among {len(classes)} classes")
-    if clip.boxes is not None and len(clip.boxes) != frames:
-        raise ValueError(f"{len(clip.boxes)} frames of boxes for {frames} frames")
-    flow = dis_flow(clip.rgb, pack.flow_bound) if clip.flow is None else clip.flow
-    return {
-        "clip_id": clip.clip_id,
-        "rgb": [simplejpeg.encode_jpeg(frame, pack.quality, "RGB", "420") for frame in clip.rgb],
-        "flow": [_flow_jpeg(frame, pack.flow_quality) for frame in flow],
-        "audio": None if clip.audio is None else _flac(clip.audio, clip.sample_rate),
-        "boxes": None if clip.boxes is None else [_box_rows(boxes) for boxes in clip.boxes],
-        "num_frames": frames,
-        "width": width,
-        "height": height,
-        "labels": {head: None if label == NO_LABEL else label for head, label in clip.labels.items()},
-        "fps": clip.fps,
-        "start": clip.start,
-        "stop": clip.stop,
-        "meta": list(clip.meta.items()),
-    }
+    source = make_source(settings)
+    pack = settings.pack.model_copy(update={"flow_bound": settings.pack.flow_bound or source.flow_bound})
+    found: dict[str, list[Recording]] = {}
+    rejects: list[Reject] = []
+    seen: set[str] = set()
+    for each in source.recordings():
+        if isinstance(each, Reject):
+            rejects.append(each)
+            continue
+        split, recording = each
+        ids = [segment.clip_id for segment in recording.segments]
+        if len(set(ids)) < len(ids) or not seen.isdisjoint(ids):
+            recording, doubled = _without_doubles(split, recording, seen)
+            rejects += doubled
+        seen.update(ids)
+        if recording.segments:
+            found.setdefault(split, []).append(recording)
+    if not found:
+        why = f": {summary(rejects)}" if rejects else ""
+        raise ValueError(f"there is nothing to pack in {settings.source.root or source.name}{why}.")
+    tasks = [task for split, recordings in found.items() for task in _divide(split, recordings, pack)]
+    return Packing(source, pack, tasks, rejects)
 
 
 def pack(settings: Settings, say: Say, on_ray: bool = True) -> dict[str, Any]:
-    """Make the data set that the settings describe, in place of an unfinished one; returns a summary.
+    """Make the data set that the settings describe, or go on with an unfinished one; returns a summary.
 
     Raises:
-        ValueError: too many clips could not be packed.
+        ValueError: there is a data set already, an unfinished one of other settings, or too many clips could not be
+            packed.
     """
-    source, splits, made_by = make_source(settings)
     folder = settings.data_folder()
-    if (folder / "dataset.json").is_file():
+    if is_file(join(folder, "dataset.json")):
         raise ValueError(f"{folder} holds a data set already; choose another data.folder or delete it.")
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    tasks = [
-        (split, number, start, min(start + settings.pack.clips_per_shard, source.num_units(split)))
-        for split in splits
-        for number, start in enumerate(range(0, source.num_units(split), settings.pack.clips_per_shard))
-    ]
-    run = _run_on_ray if on_ray else _run_here
-    began, done, parts = time.monotonic(), 0, []
-    total = sum(stop - start for _, _, start, stop in tasks)
-    say(f"packing {total} clips into {folder} ({len(tasks)} shards)")
-    for part in run(settings, str(partial), tasks):
-        parts.append(part)
-        done += part["units"]
-        rate = done / (time.monotonic() - began)
-        say(f"packed {done}/{total} clips, {rate:.1f} clips/s, {(total - done) / rate:.0f} s left")
-    rejects = [reject for part in parts for reject in part["rejects"]]
+    planned = plan_packing(settings)
+    _claim(folder, planned.identity(settings))
+    done = _finished(folder)
+    left = [task for task in planned.tasks if f"{task.split}-{task.name}" not in done]
+    total, began = sum(task.clips for task in planned.tasks), time.monotonic()
+    ready = sum(part["clips"] + len(part["rejects"]) for part in done.values())
+    there = f", {len(done)} of them there" if done else ""
+    say(f"packing {total} clips into {folder} ({len(planned.tasks)} shards{there})")
+    now = ready
+    for part in (_run_on_ray if on_ray else _run_here)(settings, planned, folder, left):
+        done[f"{part['split']}-{part['name']}"] = part
+        now += part["clips"] + len(part["rejects"])
+        rate = (now - ready) / (time.monotonic() - began)
+        say(f"packed {now}/{total} clips, {rate:.1f} clips/s, {(total - now) / max(rate, 1e-9):.0f} s left")
+    parts = [done[f"{task.split}-{task.name}"] for task in planned.tasks]
+    rejects = planned.rejects + [Reject(**reject) for part in parts for reject in part["rejects"]]
     clips = sum(part["clips"] for part in parts)
+    save_rejects(join(folder, "rejects.parquet"), rejects)
     if rejects:
-        write_json(partial / "rejects.json", rejects)
-    if len(rejects) > settings.pack.max_reject_share * max(clips + len(rejects), 1):
+        say(f"{len(rejects)} of {clips + len(rejects)} clips could not be packed: {summary(rejects)}")
+        say(f"all are listed in {join(folder, 'rejects.parquet')}")
+    if not clips or len(rejects) > settings.pack.max_reject_share * (clips + len(rejects)):
         raise ValueError(
-            f"{len(rejects)} of {clips + len(rejects)} clips could not be packed, e.g. {rejects[0]}; all are listed in "
-            f"{partial / 'rejects.json'} (pack.max_reject_share sets how many may be)."
+            f"{len(rejects)} of {clips + len(rejects)} clips could not be packed, more than pack.max_reject_share "
+            f"{settings.pack.max_reject_share:g} allows: {summary(rejects)}. E.g. {rejects[0].clip_id}: "
+            f"{rejects[0].reason}. What was packed is kept: the same command with a larger share takes it."
         )
-    Dataset(
-        heads=source.heads,
-        modalities=list(source.modalities),
-        splits={split: _split_entry(parts, split) for split in splits},
-        fps=parts[0]["fps"],
-        flow={"bound": settings.pack.flow_bound, "step": 1, "size": [settings.source.width, settings.source.height]},
-        sample_rate=parts[0]["sample_rate"],
-        made_by={"source": source.name, **made_by, **settings.pack.model_dump()},
-    ).save(partial)
-    partial.rename(folder)
+    _describe(settings, planned, parts).save(folder)
+    delete_folder(join(folder, ".pack"))
     seconds = time.monotonic() - began
-    size = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
     return {
-        "data_folder": str(folder),
+        "data_folder": folder,
         "clips": clips,
         "rejects": len(rejects),
         "seconds": round(seconds, 1),
-        "clips_per_second": round(clips / seconds, 1),
-        "megabytes": round(size / 1e6, 1),
+        "clips_per_second": round((clips - min(ready, clips)) / seconds, 1),
+        "megabytes": round(sum(part["bytes"] for part in parts) / 1e6, 1),
     }
 
 
-def pack_shard(settings: Settings, folder: str, split: str, number: int, start: int, stop: int) -> dict[str, Any]:
-    """Write shard `number` of a split from units start..stop-1, and say what is in it."""
-    source, _, _ = make_source(settings)
-    rows, rejects = [], []
-    fps, sample_rate = 0.0, 0
-    for unit in range(start, stop):
-        name = f"unit {unit}"
-        try:
-            for clip in source.clips(split, unit):
-                name, fps, sample_rate = clip.clip_id, clip.fps, clip.sample_rate
-                rows.append(encode_clip(clip, settings, source.heads))
-        except (ValueError, RuntimeError) as error:
-            rejects.append({"split": split, "clip_id": name, "reason": str(error)})
-    name = f"{number:05d}.parquet"
-    digest = write_shard(Path(folder) / split / name, rows, list(source.heads), settings.pack.row_group)
-    return {
-        "split": split,
-        "name": name,
+def pack_task(
+    settings: Pack, heads: dict[str, list[str]], multi_label: Sequence[str], folder: str, task: Task
+) -> dict[str, Any]:
+    """Write one shard, and leave and return what is in it."""
+    flow = make_flow(settings.flow, settings.flow_weights)
+    detector = None
+    if settings.detector:
+        detector = TorchvisionDetector(settings.detector, settings.detector_weights)
+    path = join(folder, task.split, task.name)
+    writer = ShardWriter(path, list(heads), settings.row_group, multi_label)
+    rejects: list[dict[str, str]] = []
+    counts: dict[str, Counter] = {name: Counter() for name in ("fps", "size", "sample_rate", "modalities")}
+    for recording in task.recordings:
+        for row in cut(task.split, recording, heads, settings, flow, detector):
+            if isinstance(row, Reject):
+                rejects.append(asdict(row))
+                continue
+            writer.add(row)
+            counts["fps"][row["fps"]] += 1
+            counts["size"][f"{row['width']} {row['height']}"] += 1
+            counts["modalities"].update(name for name in ("rgb", "flow", "audio", "boxes") if row[name] is not None)
+            counts["sample_rate"][_rate_of(row["audio"])] += 1
+    digest = writer.close()
+    part = {
+        "split": task.split,
+        "name": task.name,
         "hash": digest,
-        "units": stop - start,
-        "clips": len(rows),
+        "clips": writer.rows,
         "rejects": rejects,
-        "fps": fps,
-        "sample_rate": sample_rate,
+        "bytes": max(size_of(path), 0),
+        **{name: list(counter.items()) for name, counter in counts.items()},
     }
+    write_bytes(join(folder, ".pack", f"{task.split}-{task.name}.json"), json.dumps(part).encode())
+    return part
 
 
-def _run_here(settings: Settings, folder: str, tasks: list[tuple]) -> Iterator[dict[str, Any]]:
+def _without_doubles(split: str, recording: Recording, seen: set[str]) -> tuple[Any, list[Reject]]:
+    kept, doubled, own = [], [], set(seen)
+    for segment in recording.segments:
+        if segment.clip_id in own:
+            reason = f"clip_id {segment.clip_id!r} is taken by an earlier clip"
+            doubled.append(Reject(split, segment.clip_id, recording.name, "duplicate", reason))
+        else:
+            own.add(segment.clip_id)
+            kept.append(segment)
+    return _Some(recording, tuple(kept)), doubled
+
+
+@dataclass(frozen=True)
+class _Some:
+    """A recording with fewer segments."""
+
+    recording: Recording
+    segments: tuple
+
+    @property
+    def name(self) -> str:
+        return self.recording.name
+
+    def open(self) -> Any:
+        return self.recording.open()
+
+
+def _divide(split: str, recordings: list[Recording], pack: Pack) -> Iterator[Task]:
+    clips = sum(len(recording.segments) for recording in recordings)
+    most = min(pack.clips_per_shard, max(1, -(-clips // SHARDS_A_SPLIT)))
+    number, chunk, size = 0, list[Recording](), 0
+    for recording in recordings:
+        if chunk and size + len(recording.segments) > most:
+            yield Task(split, f"{number:05d}.parquet", tuple(chunk))
+            number, chunk, size = number + 1, [], 0
+        chunk.append(recording)
+        size += len(recording.segments)
+    yield Task(split, f"{number:05d}.parquet", tuple(chunk))
+
+
+def _claim(folder: str, identity: dict[str, Any]) -> None:
+    """Note what is being packed, or refuse to go on with something else."""
+    path = join(folder, ".pack", "identity.json")
+    if is_file(path):
+        changed = differences(json.loads(read_text(path)), identity)
+        if changed:
+            said = "; ".join(
+                "the source has other clips now" if name == "clips" else f"{name} was {old!r} and is {new!r}"
+                for name, old, new in changed
+            )
+            raise ValueError(
+                f"{folder} holds an unfinished packing that differs: {said}. Go on with what it was, choose another "
+                "data.folder, or delete it."
+            )
+    write_bytes(path, json.dumps(identity).encode())
+
+
+def _finished(folder: str) -> dict[str, dict[str, Any]]:
+    """SPLIT-NAME to the facts of each shard that is there, whole."""
+    parts = {}
+    for name in list_files(join(folder, ".pack")):
+        if name.endswith(".parquet.json"):
+            part = json.loads(read_text(join(folder, ".pack", name)))
+            if max(size_of(join(folder, part["split"], part["name"])), 0) == part["bytes"]:
+                parts[name.removesuffix(".json")] = part
+    return parts
+
+
+def _run_here(settings: Settings, planned: Packing, folder: str, tasks: list[Task]) -> Iterator[dict[str, Any]]:
     for task in tasks:
-        yield pack_shard(settings, folder, *task)
+        yield pack_task(planned.pack, planned.source.heads, planned.source.multi_label, folder, task)
 
 
-def _run_on_ray(settings: Settings, folder: str, tasks: list[tuple]) -> Iterator[dict[str, Any]]:
-    import json
-
-    import ray.data
+def _run_on_ray(settings: Settings, planned: Packing, folder: str, tasks: list[Task]) -> Iterator[dict[str, Any]]:
+    import cv2
+    import ray
 
     from mmkd.pipeline import configure_context
 
+    if not tasks:
+        return
     configure_context(settings)
+    refs = [ray.put(task) for task in tasks]  # each travels to the one process that packs it
+    pack, heads, multi_label = planned.pack, planned.source.heads, planned.source.multi_label
 
     def work(batch: dict[str, np.ndarray]) -> dict[str, list[str]]:
         cv2.setNumThreads(1)  # Ray runs one of these on each core
-        return {"part": [json.dumps(pack_shard(settings, folder, *tasks[i])) for i in batch["id"].tolist()]}
+        return {
+            "part": [json.dumps(pack_task(pack, heads, multi_label, folder, ray.get(refs[i]))) for i in batch["id"]]
+        }
 
-    dataset = ray.data.range(len(tasks), override_num_blocks=len(tasks)).map_batches(work, batch_size=None, num_cpus=1)
+    learned = pack.flow.startswith("raft") or pack.detector
+    gpus = 1 if learned and ray.cluster_resources().get("GPU") else None
+    dataset = ray.data.range(len(tasks), override_num_blocks=len(tasks)).map_batches(
+        work, batch_size=1 if gpus else None, num_cpus=1, num_gpus=gpus
+    )
     for row in dataset.iter_rows():
         yield json.loads(row["part"])
 
 
+def _describe(settings: Settings, planned: Packing, parts: list[dict[str, Any]]) -> Dataset:
+    """What dataset.json says: the splits, and of frame rate, size and sample rate those of the most clips."""
+    counts: dict[str, Counter] = {name: Counter() for name in ("fps", "size", "sample_rate", "modalities")}
+    for part in parts:
+        for name, counter in counts.items():
+            counter.update(dict(tuple(item) for item in part[name]))
+    del counts["sample_rate"][0]
+    source, pack = planned.source, planned.pack
+    modalities = [name for name in ("rgb", "flow", "audio", "boxes") if counts["modalities"][name]]
+    size = [int(side) for side in _most(counts["size"]).split()]
+    method = make_flow(pack.flow, pack.flow_weights) if not source.flow else None
+    return Dataset(
+        heads=source.heads,
+        modalities=modalities,
+        splits={split: _split_entry(parts, split) for split in planned.splits},
+        fps=_most(counts["fps"]),
+        flow=(source.flow or {"bound": pack.flow_bound, "step": 1, "size": size}) if "flow" in modalities else {},
+        sample_rate=_most(counts["sample_rate"]) if counts["sample_rate"] else 0,
+        made_by={
+            "mmkd": _version(),
+            "source": source.name,
+            **_used(settings.source.model_dump(), source.name),
+            "flow": "the source's" if source.flow else getattr(method, "about", "none"),
+            "detector": pack.detector or "none",
+            "pack": {key: value for key, value in pack.model_dump().items() if key not in FREE_TO_CHANGE},
+        },
+        multi_label=list(source.multi_label),
+        rgb_codec=pack.rgb_codec,
+        notes=dict(source.notes),
+    )
+
+
+def _used(settings: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The settings of a source that its kind reads and that are not empty."""
+    own: dict[str, tuple[str, ...]] = {
+        "tabletop": ("train", "val", "test", "unseen", "width", "height", "frames", "seed")
+    }
+    shares = ("val_share", "test_share", "seed")
+    own |= {"folder": shares, "epic": ("version",), "reference": ("version",)}
+    special = {name for names in own.values() for name in names} - set(own.get(kind, ()))
+    return {name: value for name, value in settings.items() if value != "" and name not in {*special, "kind"}}
+
+
 def _split_entry(parts: list[dict[str, Any]], split: str) -> dict[str, Any]:
-    mine = sorted((part for part in parts if part["split"] == split), key=lambda part: part["name"])
+    mine = [part for part in parts if part["split"] == split and part["clips"]]
     return {"clips": sum(part["clips"] for part in mine), "shards": {part["name"]: part["hash"] for part in mine}}
 
 
-def _flow_jpeg(frame: np.ndarray, quality: int) -> bytes:
-    """u and v in the first two channels of a 4:4:4 JPEG; the third is constant and costs next to nothing."""
-    image = np.full((*frame.shape[:2], 3), 128, np.uint8)
-    image[..., :2] = frame
-    return simplejpeg.encode_jpeg(image, quality, "RGB", "444")
+def _most(counter: Counter) -> Any:
+    """The commonest value; of equally common ones the smallest, whatever order they came in."""
+    return min(counter, key=lambda value: (-counter[value], value))
 
 
-def _flac(samples: np.ndarray, sample_rate: int) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples, sample_rate, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
+def _rate_of(audio: bytes | None) -> int:
+    """Samples per second of a FLAC file, from its header; 0 without one."""
+    return 0 if audio is None else int.from_bytes(audio[18:21], "big") >> 4
 
 
-def _box_rows(boxes: np.ndarray) -> list[dict[str, float]]:
-    corners = ("x1", "y1", "x2", "y2", "score")
-    if not all(np.isfinite(boxes[name]).all() for name in corners):
-        raise ValueError("a box is not finite")
-    return [{name: (float if name in corners else int)(box[name]) for name in boxes.dtype.names or ()} for box in boxes]
+def _version() -> str:
+    from mmkd import __version__
+
+    return __version__

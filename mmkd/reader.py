@@ -10,6 +10,7 @@ import soundfile
 
 from mmkd.config import Views
 from mmkd.extract.sound import resample
+from mmkd.media.clips import decode_frames
 from mmkd.plan import PADDING, Clips, Plan
 from mmkd.shards import NO_LABEL, Dataset, Manifest, read_rows
 from mmkd.views import (
@@ -176,14 +177,17 @@ class _Source:
 
     def _frames(self, modality: str, view: View) -> list[np.ndarray]:
         frames, decoded = self.record[modality], self.decoded[modality]  # type: ignore[index]
-        for index in view.indices.tolist():
-            if index >= len(frames):
-                raise BrokenClipError(BAD_LENGTH)
-            if index not in decoded:
-                try:
-                    decoded[index] = simplejpeg.decode_jpeg(frames[index], "RGB")
-                except ValueError as error:
-                    raise BrokenClipError(BAD_IMAGE) from error
+        video = modality == "rgb" and self.dataset.rgb_codec == "h264"
+        if view.indices.max() >= (self.num_frames if video else len(frames)):
+            raise BrokenClipError(BAD_LENGTH)
+        missing = set(view.indices.tolist()) - set(decoded)
+        try:
+            if video and missing:
+                decoded |= decode_frames(frames[0], missing)
+            elif missing:
+                decoded |= {index: simplejpeg.decode_jpeg(frames[index], "RGB") for index in missing}
+        except (ValueError, IndexError) as error:
+            raise BrokenClipError(BAD_IMAGE) from error
         if len({frame.shape for frame in decoded.values()}) > 1:
             raise BrokenClipError(BAD_LENGTH)
         return [decoded[index] for index in view.indices.tolist()]

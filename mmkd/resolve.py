@@ -11,6 +11,7 @@ from mmkd.pipeline import Work, cached_dataset, cached_manifest
 from mmkd.plan import Plan, hold_out
 from mmkd.reader import sound_rate
 from mmkd.shards import Dataset, Manifest
+from mmkd.storage import name_of
 
 
 def teacher_folders(settings: Settings) -> tuple[str, ...]:
@@ -29,7 +30,7 @@ def check_folders(settings: Settings) -> None:
     from mmkd.models import describe_model
 
     if settings.data.folder:
-        cached_dataset(str(settings.data_folder()))
+        cached_dataset(settings.data_folder())
     for folder in () if settings.teachers.retrain else teacher_folders(settings):
         describe_model(folder)
 
@@ -38,13 +39,13 @@ def plan_teacher(settings: Settings) -> Work:
     """A teacher's work: it learns on the clips of `train` that are not held out."""
     train = _manifest(settings, settings.data.train)
     teach, _ = hold_out(train.clip_ids, settings.data.weigh_share, settings.data.weigh_seed)
-    return Work(settings, str(settings.data_folder()), _plan(settings, teach, np.zeros(0, np.int64)), settings.teacher)
+    return Work(settings, settings.data_folder(), _plan(settings, teach, np.zeros(0, np.int64)), settings.teacher)
 
 
 def plan_student(settings: Settings, folders: tuple[str, ...]) -> tuple[Work, dict[str, str]]:
     """The student's work, and the hash of each teacher, after checking that they fit the data."""
     data = settings.data
-    dataset, train = cached_dataset(str(settings.data_folder())), _manifest(settings, data.train)
+    dataset, train = cached_dataset(settings.data_folder()), _manifest(settings, data.train)
     descriptions: list[dict[str, Any]] = []
     hashes: dict[str, str] = {}
     weigh = np.zeros(0, np.int64)
@@ -58,7 +59,7 @@ def plan_student(settings: Settings, folders: tuple[str, ...]) -> tuple[Work, di
             raise SettingsError("no clip is held out to weigh the teachers on; raise data.weigh_share.")
     seen = tuple(dict.fromkeys(description["modality"] for description in descriptions))
     plan = _plan(settings, np.arange(len(train), dtype=np.int64), weigh)
-    return Work(settings, str(settings.data_folder()), plan, settings.student, folders, seen), hashes
+    return Work(settings, settings.data_folder(), plan, settings.student, folders, seen), hashes
 
 
 def matched_teachers(settings: Settings, dataset: Dataset, folders: Sequence[str]) -> list[dict[str, Any]]:
@@ -93,12 +94,12 @@ def run_folder(work: Work, kind: str) -> Path:
     missing = {work.network.modality, *work.teacher_modalities} - set(cached_dataset(work.data_folder).modalities)
     if missing:
         raise SettingsError(f"{work.data_folder} has no {', '.join(sorted(missing))}.")
-    name = work.settings.run.name or f"{kind}-{Path(work.data_folder).name}"
+    name = work.settings.run.name or f"{kind}-{name_of(work.data_folder)}"
     return work.settings.home / "runs" / name
 
 
 def _manifest(settings: Settings, split: str) -> Manifest:
-    return cached_manifest(str(settings.data_folder()), split, settings.data.limit)
+    return cached_manifest(settings.data_folder(), split, settings.data.limit)
 
 
 def _plan(settings: Settings, train: np.ndarray, weigh: np.ndarray) -> Plan:

@@ -31,7 +31,7 @@ def write_run_report(settings: Settings, run: Path) -> None:
         lead=f"{result['kind']}: the best of {result['epochs']} epochs (epoch {result['best_epoch']}) on "
         f"{len(answers.clip_ids)} clips of split {settings.data.val}.",
         facts=facts(settings, {run.name: result}),
-        heads=cached_dataset(str(settings.data_folder())).heads,
+        heads=cached_dataset(settings.data_folder()).heads,
         predictions=[answers],
         curves=[Curve(answers.name, read_metrics(run))],
         strips=example_strips(settings, settings.data.val, 6),
@@ -46,7 +46,7 @@ def facts(settings: Settings, results: dict[str, dict[str, Any]]) -> list[tuple[
     import ray
     import torch
 
-    dataset = cached_dataset(str(settings.data_folder()))
+    dataset = cached_dataset(settings.data_folder())
     splits = ", ".join(f"{name} {split['clips']}" for name, split in dataset.splits.items())
     resources, teachers = settings.resources, settings.teachers
     rows = [("data", f"{settings.data_folder()} ({splits} clips; {dataset.fingerprint})")]
@@ -77,7 +77,7 @@ def facts(settings: Settings, results: dict[str, dict[str, Any]]) -> list[tuple[
 
 def example_strips(settings: Settings, split: str, number: int) -> list[Strip]:
     """Frames of a few clips, spread evenly over a split."""
-    folder = str(settings.data_folder())
+    folder = settings.data_folder()
     manifest = cached_manifest(folder, split, settings.data.limit)
     chosen = np.unique(np.linspace(0, len(manifest) - 1, number).astype(np.int64))
     block = read_unit(cached_dataset(folder), manifest, settings.views, chosen, TEST_VIEW, ("rgb",))

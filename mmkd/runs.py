@@ -84,12 +84,12 @@ class RunFolder:
             before = Settings.model_validate(yaml.safe_load(config.read_text())).model_dump(mode="json")
             changed = [
                 f"{name} was {old!r} and is {new!r}"
-                for name, old, new in _differences(before, settings.model_dump(mode="json"))
+                for name, old, new in differences(before, settings.model_dump(mode="json"))
                 if not name.startswith(FREE_TO_CHANGE)
             ]
             changed += [
                 f"{name} was {old!r} and is {new!r}"
-                for name, old, new in _differences(json.loads(known.read_text()), identity)
+                for name, old, new in differences(json.loads(known.read_text()), identity)
             ]
             if changed:
                 raise SettingsError(
@@ -131,12 +131,13 @@ def write_json(path: Path, content: Any) -> None:
     partial.replace(path)
 
 
-def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+def differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
+    """Dotted name, old and new value of each difference between two trees."""
     found = []
     for key in [*a, *(key for key in b if key not in a)]:
         old, new = a.get(key), b.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{prefix}{key}.")
+            found += differences(old, new, f"{prefix}{key}.")
         elif old != new:
             found.append((f"{prefix}{key}", old, new))
     return found

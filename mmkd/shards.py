@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -14,8 +13,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mmkd.storage import (
+    StrPath,
+    is_file,
+    is_remote,
+    join,
+    locate,
+    open_parquet,
+    read_text,
+    write_bytes,
+)
+
 SCHEMA_VERSION = 1
 NO_LABEL = -1
+Row = dict[str, Any]
+"""One clip: a value for each column of a shard."""
 
 BOX = pa.struct(
     [(name, pa.float32()) for name in ("x1", "y1", "x2", "y2", "score")]
@@ -57,6 +69,8 @@ class Dataset:
         sample_rate: of the sound, samples per second.
         made_by: source, its settings and the versions that made it.
         multi_label: heads in which a clip may have any number of classes.
+        rgb_codec: jpeg, a JPEG a frame; h264, one MP4 for all frames of a clip.
+        notes: what the source says of it: classes of the tail, participants that training does not see.
     """
 
     heads: dict[str, list[str]]
@@ -68,11 +82,11 @@ class Dataset:
     made_by: dict[str, Any] = field(default_factory=dict)
     version: int = SCHEMA_VERSION
     multi_label: list[str] = field(default_factory=list)
+    rgb_codec: str = "jpeg"
+    notes: dict[str, Any] = field(default_factory=dict)
 
-    def save(self, folder: Path) -> None:
-        partial = folder / "dataset.json.partial"
-        partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        partial.replace(folder / "dataset.json")
+    def save(self, folder: StrPath) -> None:
+        write_bytes(join(folder, "dataset.json"), (json.dumps(asdict(self), indent=2) + "\n").encode())
 
     @property
     def fingerprint(self) -> str:
@@ -82,20 +96,20 @@ class Dataset:
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def open_dataset(folder: str | os.PathLike[str]) -> Dataset:
+def open_dataset(folder: StrPath) -> Dataset:
     """Read dataset.json.
 
     Raises:
         FileNotFoundError: the folder is no data set.
         ValueError: it was written by a newer mmkd or is damaged.
     """
-    path = Path(folder) / "dataset.json"
-    if not path.is_file():
+    path = join(folder, "dataset.json")
+    if not is_file(path):
         raise FileNotFoundError(
             f"{folder} is not a data set: it has no dataset.json. Make one with rayjobs/pack.py, or set data.folder."
         )
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read_text(path))
         if content["version"] > SCHEMA_VERSION:
             raise ValueError(f"{path} has version {content['version']}, newer than this mmkd: update mmkd.")
         return Dataset(**content)
@@ -128,7 +142,7 @@ class Manifest:
         return len(self.clip_ids)
 
 
-def read_manifest(folder: str | os.PathLike[str], split: str, limit: int = 0) -> Manifest:
+def read_manifest(folder: StrPath, split: str, limit: int = 0) -> Manifest:
     """Read the manifest of a split; `limit` > 0 keeps the first clips only.
 
     Raises:
@@ -142,7 +156,7 @@ def read_manifest(folder: str | os.PathLike[str], split: str, limit: int = 0) ->
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in ("num_frames", "file", "group", "row")}
     labels: dict[str, list[NDArray[Any]]] = {head: [] for head in dataset.heads}
     for number, name in enumerate(files):
-        shard = _open_shard(str(_inside(Path(folder) / split, name)))
+        shard = _open_shard(_inside(folder, split, name))
         table = shard.read(["clip_id", "num_frames", "labels"], use_threads=False)
         clip_ids += table["clip_id"].to_pylist()
         parts["num_frames"].append(table["num_frames"].to_numpy())
@@ -165,7 +179,7 @@ def read_manifest(folder: str | os.PathLike[str], split: str, limit: int = 0) ->
     keep = limit or None
     columns = {name: np.concatenate(arrays)[:keep] for name, arrays in parts.items()}
     return Manifest(
-        str(Path(folder) / split),
+        join(folder, split),
         files,
         clip_ids[:keep],
         labels={head: np.concatenate(arrays)[:keep] for head, arrays in labels.items()},
@@ -180,7 +194,7 @@ def read_rows(
     be read."""
     columns = ["clip_id", "fps", "width", "height", *modalities]
     for clip in clips:
-        path = str(_inside(Path(manifest.folder), manifest.files[manifest.file[clip]]))
+        path = join(manifest.folder, manifest.files[manifest.file[clip]])
         try:
             shard = _open_shard(path)
             group = shard.read_row_group(int(manifest.group[clip]), columns=columns, use_threads=False)
@@ -206,43 +220,88 @@ def _many_hot(column: Any, classes: int) -> NDArray[np.int8]:
     return out
 
 
-def write_shard(
-    path: Path, rows: list[dict[str, Any]], heads: Sequence[str], row_group: int, multi_label: Collection[str] = ()
-) -> str:
-    """Write rows to a Parquet file, whole or not at all, and return the SHA-256 of their content.
+class ShardWriter:
+    """Writes rows to a Parquet file as they come; the file is there when it is closed, whole, and not before.
 
     JPEG and FLAC do not shrink further, so nothing is compressed; row groups are small because training reads clips in
     random order.
     """
-    table = pa.Table.from_pylist(rows, schema=schema(heads, multi_label))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    pq.write_table(
-        table, partial, row_group_size=row_group, compression="none", use_dictionary=False, write_statistics=False
-    )
-    partial.replace(path)
-    return hash_rows(rows)
+
+    def __init__(self, path: StrPath, heads: Sequence[str], row_group: int, multi_label: Collection[str] = ()):
+        self.schema, self.row_group, self.rows = schema(heads, multi_label), row_group, 0
+        self._system, self._path = locate(path)
+        # An object in a remote store appears when its upload is complete.
+        self._writing = self._path if is_remote(path) else f"{self._path}.partial"
+        self._digest, self._waiting = hashlib.sha256(), list[Row]()
+        self._file: pq.ParquetWriter | None = None
+
+    def add(self, row: Row) -> None:
+        _add_to_hash(self._digest, row)
+        self._waiting.append(row)
+        self.rows += 1
+        if len(self._waiting) == self.row_group:
+            self._flush()
+
+    def close(self) -> str:
+        """Finish the file, which is left out where no row came; returns the SHA-256 of its rows."""
+        self._flush()
+        if self._file is not None:
+            self._file.close()
+            if self._writing != self._path:
+                Path(self._writing).replace(self._path)
+        return self._digest.hexdigest()
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        if self._file is None:
+            if self._writing != self._path:
+                Path(self._path).parent.mkdir(parents=True, exist_ok=True)
+            self._file = pq.ParquetWriter(
+                self._writing,
+                self.schema,
+                filesystem=self._system,
+                compression="none",
+                use_dictionary=False,
+                write_statistics=False,
+            )
+        self._file.write_table(pa.Table.from_pylist(self._waiting, schema=self.schema))
+        self._waiting = []
 
 
-def hash_rows(rows: list[dict[str, Any]]) -> str:
+def write_shard(
+    path: StrPath, rows: Iterable[Row], heads: Sequence[str], row_group: int, multi_label: Collection[str] = ()
+) -> str:
+    """Write rows to a Parquet file, whole or not at all, and return the SHA-256 of their content."""
+    writer = ShardWriter(path, heads, row_group, multi_label)
+    for row in rows:
+        writer.add(row)
+    return writer.close()
+
+
+def hash_rows(rows: Iterable[Row]) -> str:
     """SHA-256 of the content of rows, whatever the Parquet version that holds them."""
     digest = hashlib.sha256()
     for row in rows:
-        for key in sorted(row):
-            digest.update(key.encode())
-            value = row[key]
-            for part in value if key in ("rgb", "flow") and value is not None else [value]:
-                digest.update(part if isinstance(part, bytes) else repr(part).encode())
+        _add_to_hash(digest, row)
     return digest.hexdigest()
+
+
+def _add_to_hash(digest: Any, row: Row) -> None:
+    for key in sorted(row):
+        digest.update(key.encode())
+        value = row[key]
+        for part in value if key in ("rgb", "flow") and value is not None else [value]:
+            digest.update(part if isinstance(part, bytes) else repr(part).encode())
 
 
 @lru_cache(maxsize=64)
 def _open_shard(path: str) -> pq.ParquetFile:
-    return pq.ParquetFile(path, memory_map=True)
+    return open_parquet(path)
 
 
-def _inside(folder: Path, name: str) -> Path:
+def _inside(folder: StrPath, split: str, name: str) -> str:
     """Refuse a file name from dataset.json that would leave the folder."""
-    if Path(name).name != name:
-        raise ValueError(f"dataset.json in {folder.parent} names the shard {name!r}, which is not a plain file name.")
-    return folder / name
+    if not name or "/" in name or name in (".", ".."):
+        raise ValueError(f"dataset.json in {folder} names the shard {name!r}, which is not a plain file name.")
+    return join(folder, split, name)

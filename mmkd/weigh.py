@@ -29,9 +29,9 @@ def weigh(settings: Settings) -> dict[str, Any]:
     with session(settings):
         ensure_data(settings)
         data, names = settings.data, teacher_names(folders)
-        dataset = cached_dataset(str(settings.data_folder()))
+        dataset = cached_dataset(settings.data_folder())
         matched_teachers(settings, dataset, folders)
-        train = cached_manifest(str(settings.data_folder()), data.train, data.limit)
+        train = cached_manifest(settings.data_folder(), data.train, data.limit)
         _, held_out = hold_out(train.clip_ids, data.weigh_share, data.weigh_seed)
         if not len(held_out):
             raise SettingsError("no clip is held out to weigh the teachers on; raise data.weigh_share.")

@@ -6,10 +6,12 @@ import numpy as np
 import torch
 
 from mmkd.config import Settings
+from mmkd.cutting import cut
+from mmkd.extract.flow import make_flow
 from mmkd.models import create_model, save_model
-from mmkd.packing import encode_clip
 from mmkd.shards import Dataset, write_shard
-from mmkd.sources.clip import BOX_DTYPE, Clip
+from mmkd.sources.clip import BOX_DTYPE, Clip, Made
+from mmkd.sources.recording import Reject
 
 HEADS = {"verb": ["push", "lift", "drop"], "noun": ["cup", "ball"]}
 SPLITS = {"train": 37, "val": 11, "test": 7}
@@ -30,6 +32,15 @@ def make_clip(split: str, number: int) -> Clip:
     time = np.arange(int(RATE * FRAMES / FPS)) / RATE
     audio = (8000 * np.sin(2 * np.pi * (300 + 400 * verb) * time)).astype(np.int16)
     return Clip(f"{split}-{number:03d}", rgb, {"verb": verb, "noun": noun}, FPS, audio, RATE, list(boxes))
+
+
+def encode_clip(clip: Clip, settings: Settings, heads=HEADS) -> dict:
+    """The row of a clip as packing makes it; what makes it a reject is raised."""
+    pack = settings.pack.model_copy(update={"flow_bound": 8.0})
+    (row,) = cut("", Made(clip.clip_id, clip.labels, lambda: clip), heads, pack, make_flow("dis"))
+    if isinstance(row, Reject):
+        raise ValueError(row.reason)
+    return row
 
 
 def write_dataset(folder: Path, change=lambda split, rows: rows, heads=HEADS, multi_label=()) -> Path:

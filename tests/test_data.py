@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+from itertools import pairwise
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,6 +11,8 @@ import pytest
 import soundfile
 
 from mmkd import reader
+from mmkd.cutting import as_bytes
+from mmkd.extract.flow import make_flow
 from mmkd.plan import PADDING, TEST_VIEW
 from mmkd.reader import read_unit
 from mmkd.shards import hash_rows, open_dataset, read_manifest
@@ -40,13 +43,14 @@ def test_a_packed_clip_comes_back_with_every_modality(home):
 
 
 def test_flow_jpegs_keep_motion_to_a_fraction_of_a_pixel(home):
-    from mmkd.extract.flow import dis_flow
-
-    flow = dis_flow(make_clip("train", 7).rgb, 8.0)
+    method = make_flow("dis")
+    frames = [method.prepare(frame) for frame in make_clip("train", 7).rgb]
+    flow = np.stack([as_bytes(method.flow(a, b), 8.0) for a, b in pairwise(frames)])
+    flow = np.concatenate([flow, flow[-1:]])  # the last frame's flow repeats the one before it
     row = pq.read_table(home / "data" / "small" / "train" / "00000.parquet").slice(7, 1).to_pylist()[0]
     decoded = np.stack([reader.simplejpeg.decode_jpeg(frame, "RGB")[..., :2] for frame in row["flow"]])
-    assert flow.shape == (FRAMES, 24, 32, 2)
-    assert (flow[-1] == flow[-2]).all()  # the last frame's flow repeats the one before it
+    assert flow.shape == decoded.shape == (FRAMES, 24, 32, 2)
+    assert (decoded[-1] == decoded[-2]).all()
     assert np.abs(decoded.astype(int) - flow).mean() * 8 / 127 < 0.15
 
 

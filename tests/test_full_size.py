@@ -9,10 +9,10 @@ import pytest
 from mmkd.config import Settings
 from mmkd.jobs import distill
 from mmkd.models import create_model, save_model
-from mmkd.packing import encode_clip
 from mmkd.runs import read_metrics
 from mmkd.shards import Dataset, write_shard
 from mmkd.sources.clip import BOX_DTYPE, Clip
+from tests.small import encode_clip
 
 pytestmark = pytest.mark.slow
 HEADS = {"noun": [f"noun {i}" for i in range(20)], "verb": [f"verb {i}" for i in range(12)]}

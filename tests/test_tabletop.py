@@ -9,6 +9,7 @@ import pytest
 
 from mmkd.packing import pack
 from mmkd.progress import say
+from mmkd.rejects import read_rejects
 from mmkd.sources.tabletop import HEADS, Tabletop
 from tests.small import small_settings
 
@@ -16,8 +17,7 @@ COUNTS = {"train": 40, "unseen": 5}
 
 
 def clip(index: int, split: str = "train", seed: int = 5):
-    (made,) = Tabletop(seed, COUNTS).clips(split, index)
-    return made
+    return Tabletop(seed, COUNTS).clip(split, index)
 
 
 def digest(made) -> str:
@@ -57,27 +57,30 @@ def test_labels_are_drawn_over_all_classes():
 def test_a_source_is_cheap_to_send_and_refuses_what_it_has_not():
     source = Tabletop(1, COUNTS)
     assert len(pickle.dumps(source)) < 2000
-    assert [source.num_units(split) for split in ("train", "unseen", "val")] == [40, 5, 0]
+    splits = [split for split, _ in source.recordings()]
+    assert (splits.count("train"), splits.count("unseen"), splits.count("val")) == (40, 5, 0)
     with pytest.raises(IndexError):
-        next(source.clips("train", 40))
+        source.clip("train", 40)
     with pytest.raises(ValueError, match="no split 'dev'"):
         Tabletop(1, {"dev": 3})
 
 
 def test_units_that_fail_are_listed_and_too_many_fail_the_job(tmp_path, monkeypatch):
-    original = Tabletop.clips
+    original = Tabletop.clip
 
-    def clips(self, split, unit):
-        if split == "train" and unit == 2:
+    def clip(self, split, index):
+        if split == "train" and index == 2:
             raise RuntimeError("will not tip")
-        return original(self, split, unit)
+        return original(self, split, index)
 
-    monkeypatch.setattr(Tabletop, "clips", clips)
+    monkeypatch.setattr(Tabletop, "clip", clip)
     source = {"train": 4, "val": 1, "test": 1}
     settings = small_settings(tmp_path, source=source, pack={"max_reject_share": 0.5})
     summary = pack(settings, say, on_ray=False)
     assert (summary["clips"], summary["rejects"]) == (5, 1)
-    assert "will not tip" in (tmp_path / "data" / "small" / "rejects.json").read_text()
+    (reject,) = read_rejects(tmp_path / "data" / "small" / "rejects.parquet")
+    assert (reject.split, reject.clip_id, reject.kind) == ("train", "train-000002", "other")
+    assert "will not tip" in reject.reason
     strict = small_settings(tmp_path, source=source, data={"folder": "strict"})
     with pytest.raises(ValueError, match=r"1 of 6 clips could not be packed.*will not tip"):
         pack(strict, say, on_ray=False)

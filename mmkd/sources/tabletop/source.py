@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
-from mmkd.sources.clip import Clip
+from mmkd import config
+from mmkd.sources.clip import Clip, Made
 from mmkd.sources.tabletop import objects
 from mmkd.sources.tabletop.actions import VERBS, agrees, write_script
 from mmkd.sources.tabletop.boxes import Detector, Truth, extents
@@ -32,7 +34,10 @@ class Tabletop:
 
     name = "tabletop"
     heads = HEADS
-    modalities = ("rgb", "flow", "audio", "boxes")
+    multi_label: list[str] = []
+    notes: dict[str, object] = {}
+    flow: dict[str, object] = {}
+    flow_bound = 8.0
 
     def __init__(
         self,
@@ -56,24 +61,33 @@ class Tabletop:
         self.seed, self.counts = seed, counts
         self.width, self.height, self.frames, self.fps = width, height, frames, fps
 
-    def num_units(self, split: str) -> int:
-        """How many units of work the split has; here each is one clip."""
-        return self.counts.get(split, 0)
+    def recordings(self) -> Iterator[tuple[str, Made]]:
+        """Each clip is a recording of its own."""
+        for split, count in self.counts.items():
+            for index in range(count):
+                verb, noun = _labels(self._labels_rng(split, index))
+                labels: dict[str, int | list[int]] = {"verb": VERBS.index(verb), "noun": NOUNS.index(noun)}
+                yield split, Made(clip_name(split, index), labels, partial(self.clip, split, index))
 
-    def clips(self, split: str, unit: int) -> Iterator[Clip]:
-        """The unit's clips, of which there is one.
+    def clip(self, split: str, index: int) -> Clip:
+        """One clip of a split.
 
-        Raises IndexError for a unit that the split does not have.
+        Raises:
+            IndexError: the split has no such clip.
+            RuntimeError: no try of acting it out went as it should.
         """
-        if not 0 <= unit < self.num_units(split):
-            raise IndexError(f"tabletop: {split} has {self.num_units(split)} clips, so none is number {unit}")
-        yield self._make(split, unit)
+        if not 0 <= index < self.counts.get(split, 0):
+            raise IndexError(f"tabletop: {split} has {self.counts.get(split, 0)} clips, so none is number {index}")
+        return self._make(split, index)
+
+    def _labels_rng(self, split: str, index: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, SPLITS.index(split), index, 0])
 
     def _make(self, split: str, index: int) -> Clip:
         stage = get_stage(self.width, self.height)
         duration = self.frames / self.fps
         key = [self.seed, SPLITS.index(split), index]
-        verb, noun = _labels(np.random.default_rng([*key, 0]))
+        verb, noun = _labels(self._labels_rng(split, index))
         for attempt in range(1, _MAX_TRIES + 1):
             rng = np.random.default_rng([*key, attempt])
             cast = _draw_cast(verb, noun, split == "unseen", rng)
@@ -86,16 +100,25 @@ class Tabletop:
             raise RuntimeError(f"tabletop: {verb} {noun} ({split} {index}, seed {self.seed}) failed {_MAX_TRIES} times")
         rgb, boxes = _film(stage, split == "unseen", script, placements, recording, self.fps, rng)
         return Clip(
-            clip_id=f"{split}-{index:06d}",
+            clip_id=clip_name(split, index),
             rgb=rgb,
             labels={"verb": VERBS.index(verb), "noun": NOUNS.index(noun)},
             fps=self.fps,
             audio=synthesise(cast[0], recording, duration, rng),
             sample_rate=SAMPLE_RATE,
             boxes=boxes,
-            stop=duration,
             meta={"instance": str(cast[0].number), "material": cast[0].material, "attempt": str(attempt)},
         )
+
+
+def make(settings: config.Source) -> Tabletop:
+    """The source of the settings."""
+    counts = {split: getattr(settings, split) for split in SPLITS if getattr(settings, split)}
+    return Tabletop(settings.seed, counts, settings.width, settings.height, settings.frames)
+
+
+def clip_name(split: str, index: int) -> str:
+    return f"{split}-{index:06d}"
 
 
 def _labels(rng: np.random.Generator) -> tuple[str, str]:

@@ -1,0 +1,1 @@
+"""Media files of recordings: videos, numbered frames, sound."""

@@ -1,0 +1,185 @@
+"""Video files by PyAV: the chosen frames in one pass, upright, scaled, on an even grid of times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from mmkd.sources.recording import Fault, Frame, RejectedError
+from mmkd.storage import StrPath, name_of, open_input
+
+SEEK_SECONDS = 4.0
+"""Frames that nobody wants are jumped over instead of decoded where they last longer than this."""
+SANE_RATES = (0.5, 300.0)
+MAX_PIXELS = 8192 * 8192
+
+
+@contextmanager
+def open_container(path: StrPath) -> Iterator[Any]:
+    """A media file, local or remote, opened by PyAV.
+
+    Raises:
+        RejectedError: it is missing, or no media file.
+    """
+    source: Any = None
+    try:
+        source = open_input(path)
+        container = av.open(source, metadata_errors="ignore")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        if source is not None:
+            source.close()
+        raise RejectedError("unreadable", f"{name_of(path)} cannot be opened: {said(error)}") from error
+    try:
+        yield container
+    finally:
+        container.close()
+        source.close()
+
+
+class VideoReader:
+    """Frames of an open video.
+
+    Frame n is the one nearest to n / rate seconds after the first. So a video of constant rate gives each of its frames
+    once, whatever its time stamps are rounded to, and one of variable rate repeats a frame as long as it is shown.
+    Frames between two others that were lost to damage are Faults.
+
+    Args:
+        container: open; frames are decoded by one thread, since packing runs one process a core.
+        name: of the file, for messages.
+        rate: of the grid; 0: the video's own.
+
+    Raises:
+        RejectedError: it has no video, or one of an absurd size.
+    """
+
+    def __init__(self, container: Any, name: str, rate: float = 0.0):
+        if not container.streams.video:
+            raise RejectedError("unreadable", f"{name} has no video stream")
+        self.container, self.name = container, name
+        self.stream = container.streams.video[0]
+        if self.stream.width * self.stream.height > MAX_PIXELS:
+            raise RejectedError("unreadable", f"{name} claims frames of {self.stream.width} x {self.stream.height}")
+        self.stream.codec_context.thread_count = 1
+        self.rate = rate or own_rate(container, self.stream)
+        self.length = self._length()
+        self._scaler = VideoReformatter()
+        self._zero: float | None = None
+        self._before: tuple[float, Any] | None = None
+        self._after: tuple[float, Any] | None = None
+        self._lost = False  # frames between the two were lost to damage
+        self._decoded = self._decode()
+        self._advance()
+
+    @property
+    def zero(self) -> float:
+        """Time stamp of the first frame, seconds: what the times of a recording count from."""
+        return self._zero or 0.0
+
+    def read(self, numbers: Iterable[int], short_side: int) -> Iterator[tuple[int, Frame | Fault]]:
+        for number in numbers:
+            self._go_to(number)
+            before, after = self._before, self._after
+            if after is None:
+                # The last frame; beyond it there is nothing.
+                if before is None or number > round(before[0]):
+                    return
+                chosen = before
+            elif before is None:
+                chosen = after
+            else:
+                chosen = before if number - before[0] <= after[0] - number else after
+                if self._lost and abs(chosen[0] - number) > 0.5:
+                    yield number, Fault(f"{self.name} cannot be decoded at {number / self.rate:.2f} s")
+                    continue
+            yield number, self._scaled(chosen[1], short_side)
+
+    def _go_to(self, number: int) -> None:
+        """Move on until the frames on both sides of a place on the grid are there."""
+        if self._after is not None and number - self._after[0] > SEEK_SECONDS * self.rate:
+            self._jump(number)
+        while self._after is not None and self._after[0] <= number:
+            self._advance()
+
+    def _advance(self) -> None:
+        self._before, self._lost = self._after, False
+        self._after = next(self._decoded, None)
+
+    def _jump(self, number: int) -> None:
+        for seconds in (self.zero + number / self.rate, self.zero):
+            try:
+                self.container.seek(int(seconds / self.stream.time_base), stream=self.stream)
+            except av.FFmpegError:
+                continue
+            self._before, self._after, self._decoded = None, None, self._decode()
+            self._advance()
+            if self._after is None or self._after[0] <= number + 0.5:
+                return  # else its index is wrong; from the start, then
+
+    def _decode(self) -> Iterator[tuple[float, Any]]:
+        """Decoded frames with their place on the grid, a fraction of a number."""
+        place = -1.0
+        packets = self.container.demux(self.stream)
+        while True:
+            try:
+                packet = next(packets, None)
+                frames = [] if packet is None else packet.decode()
+            except (av.InvalidDataError, ValueError):
+                self._lost = True
+                continue
+            except av.EOFError:
+                return
+            if packet is None:
+                return
+            for frame in frames:
+                if frame.is_corrupt:
+                    self._lost = True
+                    continue
+                seconds = frame.time
+                if self._zero is None:
+                    self._zero = seconds or 0.0
+                place = place + 1 if seconds is None else (seconds - self._zero) * self.rate
+                yield place, frame
+
+    def _scaled(self, frame: Any, short_side: int) -> Frame:
+        aspect = float(self.stream.sample_aspect_ratio or 1) or 1.0
+        width, height = round(frame.width * aspect), frame.height
+        to = scaled_size((width, height), short_side)
+        shown = self._scaler.reformat(frame, *to, format="rgb24", interpolation="AREA").to_ndarray()
+        turns = round(frame.rotation / 90) % 4
+        if turns:
+            shown = np.rot90(shown, turns)
+        return Frame((height, width) if turns % 2 else (width, height), np.ascontiguousarray(shown))
+
+    def _length(self) -> int | None:
+        if self.stream.duration:
+            return max(1, round(float(self.stream.duration * self.stream.time_base) * self.rate))
+        return max(1, round(self.container.duration / av.time_base * self.rate)) if self.container.duration else None
+
+
+def scaled_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    """Width and height scaled down to a short side, both even; as they are where that is 0 or they are smaller."""
+    if not short_side or min(size) <= short_side:
+        return size
+    width, height = (max(2, 2 * round(side * short_side / min(size) / 2)) for side in size)
+    return width, height
+
+
+def own_rate(container: Any, stream: Any) -> float:
+    """Frames per second of a video: what its header says where that can be, else counted."""
+    for rate in (stream.average_rate, stream.guessed_rate):
+        if rate and SANE_RATES[0] <= float(rate) <= SANE_RATES[1]:
+            return float(rate)
+    times = sorted(float(packet.pts * packet.time_base) for packet in container.demux(stream) if packet.pts is not None)
+    container.seek(0)
+    span = times[-1] - times[0] if times else 0.0
+    return (len(times) - 1) / span if span > 0 else 1.0
+
+
+def said(error: Exception) -> str:
+    """What an error says, without the path that PyAV and Python add."""
+    return getattr(error, "strerror", None) or str(error)
