@@ -395,6 +395,8 @@ class Pack(_Section):
     """Rows per row group: the least that a reader fetches."""
     max_reject_share: Annotated[float, Field(ge=0, le=1)] = 0.01
     """The job fails when more than this share of the clips could not be packed."""
+    retry: bool = False
+    """Of an unfinished packing, pack shards again that had rejects, after files were repaired."""
 
 
 class Settings(_Section):

@@ -28,7 +28,7 @@ from mmkd.storage import delete_folder, is_file, join, list_files, read_text, si
 Say = Callable[[str], None]
 SHARDS_A_SPLIT = 8
 """Small splits are divided into about this many shards, so that several processes have something to do."""
-FREE_TO_CHANGE = ("max_reject_share", "check")
+FREE_TO_CHANGE = ("max_reject_share", "check", "retry")
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def pack(settings: Settings, say: Say, on_ray: bool = True) -> dict[str, Any]:
         raise ValueError(f"{folder} holds a data set already; choose another data.folder or delete it.")
     planned = plan_packing(settings)
     _claim(folder, planned.identity(settings))
-    done = _finished(folder)
+    done = _finished(folder, settings.pack.retry)
     left = [task for task in planned.tasks if f"{task.split}-{task.name}" not in done]
     total, began = sum(task.clips for task in planned.tasks), time.monotonic()
     ready = sum(part["clips"] + len(part["rejects"]) for part in done.values())
@@ -133,7 +133,8 @@ def pack(settings: Settings, say: Say, on_ray: bool = True) -> dict[str, Any]:
         raise ValueError(
             f"{len(rejects)} of {clips + len(rejects)} clips could not be packed, more than pack.max_reject_share "
             f"{settings.pack.max_reject_share:g} allows: {summary(rejects)}. E.g. {rejects[0].clip_id}: "
-            f"{rejects[0].reason}. What was packed is kept: the same command with a larger share takes it."
+            f"{rejects[0].reason}. What was packed is kept: with a larger share the same command takes it, and with "
+            "pack.retry it packs shards with rejects again, after files were repaired."
         )
     _describe(settings, planned, parts).save(folder)
     delete_folder(join(folder, ".pack"))
@@ -241,13 +242,14 @@ def _claim(folder: str, identity: dict[str, Any]) -> None:
     write_bytes(path, json.dumps(identity).encode())
 
 
-def _finished(folder: str) -> dict[str, dict[str, Any]]:
-    """SPLIT-NAME to the facts of each shard that is there, whole."""
+def _finished(folder: str, retry: bool) -> dict[str, dict[str, Any]]:
+    """SPLIT-NAME to the facts of each shard that is there, whole; with `retry` those without rejects."""
     parts = {}
     for name in list_files(join(folder, ".pack")):
         if name.endswith(".parquet.json"):
             part = json.loads(read_text(join(folder, ".pack", name)))
-            if max(size_of(join(folder, part["split"], part["name"])), 0) == part["bytes"]:
+            whole = max(size_of(join(folder, part["split"], part["name"])), 0) == part["bytes"]
+            if whole and not (retry and part["rejects"]):
                 parts[name.removesuffix(".json")] = part
     return parts
 

@@ -59,7 +59,7 @@ def decode_frames(video: bytes, wanted: Collection[int]) -> dict[int, NDArray[np
             # There are no B-frames, so packet n is frame n.
             packets = [packet for packet in container.demux(stream) if packet.size]
             start = 0
-            for number in sorted(set(wanted)):
+            for number in sorted(number for number in set(wanted) if number < len(packets)):
                 key = max(n for n in range(number + 1) if packets[n].is_keyframe)
                 for n in range(max(start, key), number + 1):
                     for frame in stream.codec_context.decode(packets[n]):
