@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,8 @@ def cut(
     for segment in recording.segments:
         try:
             _check(segment, heads)
-            left[segment.clip_id] = segment
+            labels = {head: segment.labels[head] for head in heads}
+            left[segment.clip_id] = replace(segment, labels=labels)
         except RejectedError as error:
             yield reject(segment, error)
     if not left:
@@ -223,9 +224,9 @@ def _finish(each: _Cut, media: Media, fps: float, pack: Pack, computed: _Compute
             "width": each.size[1][0],
             "height": each.size[1][1],
             "labels": {head: None if label == NO_LABEL else label for head, label in segment.labels.items()},
-            "fps": fps,
-            "start": start,
-            "stop": stop,
+            "fps": _float32(fps),
+            "start": _float32(start),
+            "stop": _float32(stop),
             "meta": list((media.meta | segment.meta).items()),
         }
     except RejectedError as error:
@@ -295,6 +296,11 @@ def _flac(samples: NDArray[np.int16], sample_rate: int) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, sample_rate, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
+
+
+def _float32(value: float) -> float:
+    """The value as a shard keeps it, so that rows hash alike before they are written and after."""
+    return float(np.float32(value))
 
 
 def _unique(numbers: Iterator[int]) -> Iterator[int]:

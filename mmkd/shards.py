@@ -236,7 +236,7 @@ class ShardWriter:
         self._file: pq.ParquetWriter | None = None
 
     def add(self, row: Row) -> None:
-        _add_to_hash(self._digest, row)
+        add_to_hash(self._digest, row)
         self._waiting.append(row)
         self.rows += 1
         if len(self._waiting) == self.row_group:
@@ -283,11 +283,12 @@ def hash_rows(rows: Iterable[Row]) -> str:
     """SHA-256 of the content of rows, whatever the Parquet version that holds them."""
     digest = hashlib.sha256()
     for row in rows:
-        _add_to_hash(digest, row)
+        add_to_hash(digest, row)
     return digest.hexdigest()
 
 
-def _add_to_hash(digest: Any, row: Row) -> None:
+def add_to_hash(digest: Any, row: Row) -> None:
+    """Go on with the hash of :func:`hash_rows` by one row."""
     for key in sorted(row):
         digest.update(key.encode())
         value = row[key]

@@ -71,18 +71,23 @@ def write_report(path: Path, report: Report) -> None:
         _strips(report),
         _facts(report.facts, report.settings_yaml),
     ]
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(report.title)}</title><style>{CSS}</style></head>\n"
-        f"<body><main>{''.join(sections)}</main></body></html>\n"
-    )
+    page = html_page(report.title, "".join(sections))
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(page, encoding="utf-8")
     partial.replace(path)
+
+
+def html_page(title: str, body: str, css: str = "") -> str:
+    """A self-contained page that may load nothing; `css` is added to the style sheet of all pages."""
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{CSS}{css}</style></head>\n"
+        f"<body><main>{body}</main></body></html>\n"
+    )
 
 
 def _check(report: Report) -> None:
