@@ -1,0 +1,201 @@
+"""What packing costs against its parts, how much memory it takes, and which codec to keep clips in.
+
+    python benchmarks/packing.py throughput   # packing against decoding, flow and JPEG by themselves
+    python benchmarks/packing.py memory       # a video of 30 minutes with 500 clips
+    python benchmarks/packing.py codec        # JPEG frames against H.264 clips: size, reading, training
+    python benchmarks/packing.py decoders     # PyAV against torchcodec, where that is installed
+
+Videos are made on the spot (456 x 256, H.264, a smooth texture that moves), so no data is needed. All figures of one
+call are measured side by side on the same machine: trust the ratios.
+"""
+
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import simplejpeg
+
+from mmkd.config import Settings
+from mmkd.cutting import as_bytes, cut, flow_jpeg
+from mmkd.extract.flow import make_flow
+from mmkd.jobs import distill, pack_data
+from mmkd.media.video import VideoReader, open_container
+from mmkd.pipeline import cached_dataset, cached_manifest
+from mmkd.reader import read_unit
+from mmkd.sources.recording import Reject, Segment
+from mmkd.sources.video import VideoRecording
+
+WIDTH, HEIGHT, FPS, RATE = 456, 256, 30, 16000
+HEADS = {"action": ["left", "right"]}
+
+
+def make_video(path: Path, seconds: float, seed: int, fps: int = FPS, preset: str = "veryfast") -> Path:
+    """A texture that pans, with a patch that moves on its own, and noise as sound."""
+    rng = np.random.default_rng(seed)
+    texture = cv2.resize(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8), (3 * WIDTH, 2 * HEIGHT))
+    texture = cv2.add(texture, cv2.resize(rng.integers(0, 40, (200, 300, 3), dtype=np.uint8), (3 * WIDTH, 2 * HEIGHT)))
+    speed = rng.uniform(-60, 60, 2) / fps
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=fps, options={"preset": preset, "threads": "2"})
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        sound = out.add_stream("aac", rate=RATE, layout="mono")
+        for number in range(round(seconds * fps)):
+            x = int(WIDTH + WIDTH / 2 * np.sin(speed[0] * number / 20))
+            y = int(HEIGHT / 2 + HEIGHT / 2 * np.sin(speed[1] * number / 25))
+            picture = texture[y : y + HEIGHT, x : x + WIDTH].copy()
+            at = int((WIDTH - 60) * (0.5 + 0.5 * np.sin(number / fps * 2)))
+            picture[100:160, at : at + 60] = 255 - picture[100:160, at : at + 60]
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        out.mux(stream.encode(None))
+        for start in range(0, int(seconds * RATE), 1024):
+            samples = rng.normal(0, 3000, (1, min(1024, int(seconds * RATE) - start))).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            frame.rate, frame.pts = RATE, start
+            out.mux(sound.encode(frame))
+        out.mux(sound.encode(None))
+    return path
+
+
+def cpu(work: Callable[[], Any], repeats: int = 3) -> float:
+    """Median CPU seconds of this process."""
+    times = []
+    for _ in range(repeats):
+        began = time.process_time()
+        work()
+        times.append(time.process_time() - began)
+    return median(times)
+
+
+def frames_of(path: Path, short_side: int) -> Iterator[Any]:
+    with open_container(path) as container:
+        for _, frame in VideoReader(container, path.name).read(range(10**9), short_side):
+            yield frame
+
+
+def throughput(folder: Path) -> dict[str, Any]:
+    """CPU seconds of the parts by themselves against packing, in this process and on Ray."""
+    cv2.setNumThreads(1)
+    number, seconds = 48, 8
+    root = folder / "videos"
+    for name in ("left", "right"):
+        (root / name).mkdir(parents=True)
+    paths = [make_video(root / ("left", "right")[n % 2] / f"{n:03d}.mp4", seconds, n) for n in range(number)]
+    method, path = make_flow("dis"), paths[0]
+    assert method is not None
+    frames = [frame.pixels for frame in frames_of(path, 224)]
+    gray = [method.prepare(frame) for frame in frames]
+    flow = [as_bytes(method.flow(a, b), 20) for a, b in pairwise(gray)]
+    pack = Settings().pack.model_copy(update={"short_side": 224, "flow_bound": 20.0})
+    recording = VideoRecording(str(path), "a.mp4", (Segment("a", {"action": 0}),))
+    parts = {
+        "decode and scale": cpu(lambda: list(frames_of(path, 224))),
+        "JPEG": cpu(lambda: [simplejpeg.encode_jpeg(frame, 90, "RGB", "420") for frame in frames]),
+        "flow": cpu(lambda: [method.flow(a, b) for a, b in pairwise([method.prepare(each) for each in frames])]),
+        "flow JPEG": cpu(lambda: [flow_jpeg(each, 90) for each in flow]),
+    }  # fmt: skip
+    whole = cpu(lambda: list(cut("train", recording, HEADS, pack, method)))
+    limit = sum(parts.values())
+    source = {"kind": "folder", "root": str(root)}
+    settings = {
+        "run": {"home": str(folder)},
+        "source": source,
+        "pack": {"short_side": 224},
+        "data": {"folder": "bench"},
+    }
+    result = pack_data(Settings.model_validate(settings))
+    best = (os.cpu_count() or 1) / limit
+    return {
+        "milliseconds a frame": {name: round(1000 * value / len(frames), 3) for name, value in parts.items()},
+        "parts over packing, CPU, one process": round(limit / whole, 3),
+        "clips/s on Ray": result["clips_per_second"],
+        "clips/s that the parts allow on these cores": round(best, 2),
+        "on Ray against that, start of processes included": round(result["clips_per_second"] / best, 3),
+    }
+
+
+def memory(folder: Path) -> dict[str, Any]:
+    """Peak memory of a process that packs 500 clips of a video of 30 minutes."""
+    path = make_video(folder / "long.mp4", 1800, 0, 15, "ultrafast")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    segments = tuple(Segment(str(n), {"action": 0}, 3.5 * n, 3.5 * n + 4) for n in range(500))
+    pack = Settings().pack.model_copy(update={"flow_bound": 20.0})
+    recording, began = VideoRecording(str(path), "long.mp4", segments), time.monotonic()
+    rows = sum(not isinstance(row, Reject) for row in cut("train", recording, HEADS, pack, make_flow("dis")))
+    return {
+        "clips": rows,
+        "minutes": 30,
+        "peak before, MB": round(before),
+        "peak after, MB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def codec(folder: Path) -> dict[str, Any]:
+    """The same clips kept as JPEG frames and as H.264: bytes, CPU time of a view, and clips/s of a training."""
+    root, sizes = folder / "videos", {}
+    for name in ("left", "right"):
+        (root / name).mkdir(parents=True)
+    for n in range(40):
+        make_video(root / ("left", "right")[n % 2] / f"{n:03d}.mp4", 4, n)
+    found: dict[str, Any] = {}
+    for name in ("jpeg", "h264"):
+        source = {"kind": "folder", "root": str(root), "val_share": 0.2, "test_share": 0.0}
+        settings = Settings.model_validate(
+            {
+                "run": {"home": str(folder), "local": True, "name": name},
+                "data": {"folder": name},
+                "source": source,
+                "pack": {"rgb_codec": name, "flow": "none", "short_side": 224},
+                "views": {"size": 112},
+                "loss": {"distill_weight": 0, "label_weight": 1},
+                "optim": {"epochs": 2, "batch_size": 8},
+            }
+        )
+        sizes[name] = pack_data(settings)["megabytes"]
+        data = settings.data_folder()
+        manifest, dataset = cached_manifest(data, "train", 0), cached_dataset(data)
+        clips = np.arange(len(manifest))
+        each = cpu(lambda: read_unit(dataset, manifest, settings.views, clips, 0, ("rgb",))) / len(clips)  # noqa: B023
+        found[name] = {
+            "MB": sizes[name],
+            "ms a view of 8 frames": round(1000 * each, 2),
+            "clips/s of training": distill(settings)["clips_per_second"],
+        }
+    found["h264 over jpeg"] = {key: round(found["h264"][key] / found["jpeg"][key], 2) for key in found["jpeg"]}
+    return found
+
+
+def decoders(folder: Path) -> dict[str, Any]:
+    """Frames/s (CPU time) of decoding and scaling a whole video to a short side of 224."""
+    path = make_video(folder / "a.mp4", 20, 0)
+    number = 20 * FPS
+    found = {"PyAV": round(number / cpu(lambda: sum(1 for _ in frames_of(path, 224))))}
+    try:
+        from torchcodec.decoders import VideoDecoder
+        from torchcodec.transforms import Resize
+    except (ImportError, RuntimeError, OSError) as error:
+        return found | {"torchcodec": f"cannot be used here: {str(error).splitlines()[0]}"}
+
+    def decode() -> None:
+        decoder = VideoDecoder(str(path), num_ffmpeg_threads=1, transforms=[Resize((224, 400))])
+        assert sum(1 for _ in decoder) == number
+
+    return found | {"torchcodec": round(number / cpu(decode))}
+
+
+if __name__ == "__main__":
+    chosen = sys.argv[1:] or ["throughput", "memory", "codec", "decoders"]
+    for name in chosen:
+        with tempfile.TemporaryDirectory(prefix="mmkd-bench-") as scratch:
+            print(name, json.dumps(globals()[name](Path(scratch)), indent=1), flush=True)
