@@ -16,8 +16,12 @@ from mmkd.storage import name_of, open_input
 class BoxFile(Protocol):
     """Where the boxes of a recording are; small and cheap to send."""
 
-    def open(self) -> BoxReader | None:
-        """None where the recording has no boxes. Raises RejectedError where they cannot be read."""
+    def open(self, rate: float) -> BoxReader | None:
+        """The boxes of a recording with that many frames per second; None where it has none.
+
+        Raises:
+            RejectedError: they cannot be read.
+        """
 
 
 class SoundFile(Protocol):
@@ -61,7 +65,7 @@ class VideoRecording:
             elif container.streams.audio:
                 own = stack.enter_context(open_container(self.path))
                 sound = ContainerSound(own, self.name, frames.zero)
-            boxes = None if self.boxes is None else self.boxes.open()
+            boxes = None if self.boxes is None else self.boxes.open(frames.rate)
             flow = None if self.flow is None else stack.enter_context(self.flow.open())
             yield Media(frames, flow, sound, boxes)
 
