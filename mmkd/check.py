@@ -195,5 +195,5 @@ def describe(dataset: Dataset, survey: Survey) -> list[tuple[str, str]]:
         sizes = ", ".join(f"{width} x {height}" for (width, height), _ in survey.sizes.most_common(4))
         facts.append(("frame sizes", sizes + (" ..." if len(survey.sizes) > 4 else "")))
     if dataset.flow:
-        facts.append(("flow", f"0 to 255 for -{dataset.flow['bound']:g} to {dataset.flow['bound']:g} pixels"))
+        facts.append(("flow bound", f"0 to 255 for -{dataset.flow['bound']:g} to {dataset.flow['bound']:g} pixels"))
     return facts

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import ijson
+
 from mmkd.config import Source as Settings
 from mmkd.media.images import ImageReader, fetch_from_folder
 from mmkd.shards import NO_LABEL
@@ -161,16 +163,34 @@ def class_of(template: str, classes: Mapping[str, int]) -> int | None:
 
 
 def read_table(path: str) -> list[Any]:
-    """Entries of a split, unchecked.
+    """Entries of a split, unchecked, with what is read of them: `id`, `template` and `label`.
 
     Raises:
         FileNotFoundError: it is missing.
         ValueError: it is no JSON list.
     """
-    content = read_json(path)
-    if not isinstance(content, list):
-        raise ValueError(f"{path} is no JSON list of entries such as {{'id': ..., 'template': ...}}")
-    return content
+    names = ("id", "template", "label")
+    return [
+        {name: entry[name] for name in names if name in entry} if isinstance(entry, dict) else entry
+        for entry in stream_list(path)
+    ]
+
+
+def stream_list(path: str) -> Iterator[Any]:
+    """The entries of a JSON list one by one, since some tables hold boxes, too, and are larger than memory.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: it is no JSON list.
+    """
+    with open_input(path) as file:
+        try:
+            if next(ijson.basic_parse(file))[0] != "start_array":
+                raise ValueError(f"{path} is no JSON list of entries such as {{'id': ..., 'template': ...}}")
+            file.seek(0)
+            yield from ijson.items(file, "item", use_float=True)
+        except (ijson.JSONError, UnicodeDecodeError, StopIteration) as error:
+            raise ValueError(f"{path} is no JSON file: {error}") from error
 
 
 def read_json(path: str) -> Any:
