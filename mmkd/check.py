@@ -148,7 +148,7 @@ def _tell(
         say(f"{title}: {sum(counts.values()) or 'none'}")
         for kind, number in counts.most_common():
             examples = [finding for finding in findings if finding.kind == kind][:2]
-            said = "; ".join(f"{each.split} {each.clip_id} {each.detail}".strip() for each in examples)
+            said = "; ".join(" ".join(filter(None, (each.split, each.clip_id, each.detail))) for each in examples)
             say(f"  {number} where {kinds[kind]}, e.g. {said}")
     page = join(folder, "contact_sheet.html")
     write_bytes(join(folder, "check.json"), json.dumps([asdict(each) for each in findings], indent=1).encode())
@@ -178,7 +178,8 @@ def describe(dataset: Dataset, survey: Survey) -> list[tuple[str, str]]:
         for split, counts in survey.classes[head].items():
             known = [counts[each] for each in classes if counts[each]]
             text = f"{split} {len(known)} classes"
-            text += f" with {min(known)} to {max(known)} clips" if known else ""
+            each = f"{min(known)} to {max(known)}" if len(set(known)) > 1 else f"{known[0]}" if known else "no"
+            text += f" with {each} clips each"
             text += f", {counts[UNLABELLED]} without a label" if counts[UNLABELLED] else ""
             per_split.append(text)
         facts.append((head, f"{len(classes)} classes: " + "; ".join(per_split)))

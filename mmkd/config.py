@@ -373,7 +373,7 @@ class Pack(_Section):
     """h264: x264's constant rate factor; lower is better and larger."""
     gop: Positive = 8
     """h264: frames from one key frame to the next."""
-    flow: Literal["dis", "farneback", "tvl1", "raft_small", "raft_large", "none"] = "dis"
+    flow: Literal["dis", "dis_fast", "farneback", "tvl1", "raft_small", "raft_large", "none"] = "dis"
     """How flow is computed where the source has none; none: not at all."""
     flow_weights: str = ""
     """raft_small, raft_large: file of torchvision's weights."""

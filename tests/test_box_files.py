@@ -151,6 +151,9 @@ def test_a_damaged_table_or_one_of_other_columns_is_said_to_be(tmp_path):
     pq.write_table(pa.table({"video": ["a"], "x1": [0.0]}), tmp_path / "less.parquet")
     with pytest.raises(RejectedError, match="no column y1, x2, y2, category"):
         boxes_of(str(tmp_path / "less.parquet"), "a").open(10.0)
+    pq.write_table(pa.table({"clip": ["a"], "x1": [0.0]}), tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match=r"other\.parquet has no column video"):
+        videos_of(str(tmp_path / "other.parquet"))
     (tmp_path / "bad.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match="cannot be read"):
         videos_of(str(tmp_path / "bad.parquet"))

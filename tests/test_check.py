@@ -27,7 +27,7 @@ def test_a_good_data_set_has_no_fault_and_its_counts_are_told(home, capsys):
     result = check_dataset(str(home / "data" / "small"), said.append)
     assert (result["clips"], result["faults"], result["splits"]) == (55, 0, {"train": 37, "val": 11, "test": 7})
     text = "\n".join(said)
-    assert "verb" in text and "3 classes: train 3 classes with 12 to 13 clips" in text and "faults: none" in text
+    assert "verb" in text and "3 classes: train 3 classes with 12 to 13 clips each" in text and "faults: none" in text
     assert re.search(r"boxes +100.0 % of the clips", text) and f"{WIDTH} x {HEIGHT}" in text
 
 

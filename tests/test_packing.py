@@ -238,7 +238,7 @@ def test_farneback_and_raft_find_the_motion_that_dis_finds(tmp_path):
     rng = np.random.default_rng(0)
     first = np.kron(rng.integers(0, 255, (16, 20, 3)), np.ones((8, 8, 1))).astype(np.uint8)
     second = np.roll(first, 2, axis=1)
-    for name in ("dis", "farneback"):
+    for name in ("dis", "dis_fast", "farneback"):
         method = make_flow(name)
         flow = method.flow(method.prepare(first), method.prepare(second))
         u, v = np.median(flow[20:-20, 20:-20], axis=(0, 1))

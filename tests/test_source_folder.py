@@ -78,6 +78,22 @@ def test_class_folders_give_classes_and_only_videos_count(tmp_path):
     assert not rejects(found)
 
 
+def test_links_between_folders_do_not_go_round_for_ever(tmp_path):
+    touch(tmp_path, "open/a.mp4", "close/b.mp4")
+    for name, to in {"open/self": ".", "open/again": ".", "open/root": "..", "close/to": "../open"}.items():
+        (tmp_path / name).symlink_to(to)
+    assert {"open/a", "close/b", "close/to/a"} <= set(clips(source(tmp_path)))
+    assert len(clips(source(tmp_path))) < 10
+
+
+def test_a_link_to_a_video_that_is_gone_is_a_reject(tmp_path):
+    root = tmp_path / "root"
+    write_video(root / "open" / "a.mp4", 4)
+    (root / "open" / "gone.mp4").symlink_to("never.mp4")
+    _, rows, left = pack_all(tmp_path, root=str(root), val_share=0, test_share=0)
+    assert set(rows) == {"open/a"} and {each.clip_id: each.kind for each in left} == {"open/gone": "unreadable"}
+
+
 def test_split_folders_are_taken_as_splits_only_where_there_is_nothing_else(tmp_path):
     touch(tmp_path, "train/open/a.mp4", "validation/open/a.mp4", "test/close/b.mp4")
     assert {clip_id: clip[0] for clip_id, clip in clips(source(tmp_path)).items()} == {
@@ -170,6 +186,19 @@ def test_declared_classes_fix_numbers_names_and_multi_label(tmp_path):
     assert "line 4" in rejects(found)["c"].reason
 
 
+def test_numbers_that_are_no_class_numbers_are_rejects_and_make_no_class(tmp_path):
+    found = manifest(tmp_path, "path,verb\na.mp4,0\nb.mp4,-1\nc.mp4,10\nd.mp4,0.5\ne.mp4,2\n")
+    assert found.heads == {"verb": [str(number) for number in range(11)]}
+    assert {clip_id: clip[1]["verb"] for clip_id, clip in clips(found).items()} == {"a": 0, "c": 10, "e": 2}
+    assert {clip_id: each.kind for clip_id, each in rejects(found).items()} == {"b": "label", "d": "label"}
+    assert "line 3" in rejects(found)["b"].reason and "left empty" in rejects(found)["b"].reason
+    found = manifest(tmp_path, "path,verb\na.mp4,open\nb.mp4,-1\n")
+    assert found.heads == {"verb": ["open"]} and set(rejects(found)) == {"b"}
+    (tmp_path / "classes.json").write_text('{"verb": ["-1", "1"]}')
+    found = manifest(tmp_path, "path,verb\na.mp4,1\nb.mp4,-1\n", classes=tmp_path / "classes.json")
+    assert {clip_id: clip[1]["verb"] for clip_id, clip in clips(found).items()} == {"a": 1, "b": 0}
+
+
 def test_without_splits_all_clips_of_a_video_are_in_one(tmp_path):
     rows = "".join(f"{n}.mp4,{start},{start + 1},{n % 2}\n" for n in range(60) for start in range(3))
     of: dict[str, set[str]] = {}
@@ -232,6 +261,8 @@ def test_what_makes_the_whole_source_unreadable_is_said(tmp_path):
         "path\na\n": "no column of labels",
         "path,,verb\na,1,b\n": "name each",
         "path,verb\na.mp4,\n": "has no label",
+        "path,seconds\na.mp4,1.37\n": "column seconds has no label; .*meta.seconds",
+        "path,verb.x\na.mp4,open\n": "no dot in its name",
     }.items():
         with pytest.raises(ValueError, match=said):
             manifest(tmp_path, text)

@@ -18,7 +18,15 @@ from mmkd.rejects import read_rejects
 from mmkd.shards import open_dataset
 from mmkd.sources import make_source
 from mmkd.sources.recording import RejectedError
-from mmkd.sources.reference_media import MAX_TEXT, find, find_array, image_bytes, parse_boxes
+from mmkd.sources.reference_media import (
+    MAX_TEXT,
+    PackedBoxes,
+    PackedFlow,
+    find,
+    find_array,
+    image_bytes,
+    parse_boxes,
+)
 
 WIDTH, HEIGHT, FRAMES = 64, 48, 12
 VERBS, NOUNS = ["take", "put", "wash"], ["tap", "spoon", "plate"]
@@ -78,7 +86,8 @@ def run(tmp_path: Path, **source) -> tuple[dict, dict[str, dict], list[dict]]:
         {
             "run": {"home": str(tmp_path / "home")},
             "data": {"folder": "packed"},
-            "source": {"kind": "reference"} | {key: str(value) for key, value in source.items()},
+            "source": {"kind": "reference"}
+            | {key: value if key == "version" else str(value) for key, value in source.items()},
             "pack": {"max_reject_share": 0.99, "flow": "none"},
         }
     )
@@ -184,6 +193,7 @@ def test_epic_sound_begins_at_the_start_timestamp_or_else_at_the_first_frame(tmp
 
 
 def test_epic_boxes_are_found_by_the_frame_number_in_the_video(tmp_path, epic):
+    (epic["annotations"] / "notes.json").write_text("{}")  # another file there changes nothing
     _, rows, _ = run(tmp_path, **epic)
     found = rows["P01_01_0"]["boxes"]
     assert [len(boxes) for boxes in found] == [2, 2] + [0] * 10
@@ -192,6 +202,25 @@ def test_epic_boxes_are_found_by_the_frame_number_in_the_video(tmp_path, epic):
     assert (hand["category"], hand["side"], hand["state"]) == (2, 1, 3)
     assert (thing["category"], thing["side"], thing["state"]) == (1, -1, -1) and thing["score"] == np.float32(1e-5)
     assert len(rows["P01_101_3"]["boxes"][0]) == 2 and len(rows["P01_01_1"]["boxes"][0]) == 2
+
+
+def test_epic_55_comes_from_its_csv_with_nouns_from_0_as_in_the_authors_code(tmp_path, epic):
+    tables = epic["annotations"]
+    for head, names in (("verb", VERBS), ("noun", ["Nothing", *NOUNS])):
+        lines = [f"{number},{name},[]" for number, name in enumerate(names)]
+        (tables / f"EPIC_{head}_classes.csv").write_text("\n".join([f"{head}_id,class_key,{head}s", *lines]) + "\n")
+    header = (
+        "uid,participant_id,video_id,narration,start_timestamp,stop_timestamp,start_frame,stop_frame,verb,verb_class"
+    )
+    row = "6374,P01,P01_01,wash it,00:00:02.00,00:00:02.20,120,131,wash,2,plate,3,[],[]"
+    columns = f"{header},noun,noun_class,all_nouns,all_noun_classes"
+    (tables / "EPIC_train_action_labels.csv").write_text(f"{columns}\n{row}\n")
+    with h5py.File(epic["root"], "a") as frames, h5py.File(epic["flow"], "a") as flow:
+        put(frames["P01_01"], "6374", [jpeg(n) for n in range(FRAMES)])
+        put(flow["P01_01"], "6374", [gray(n) for n in range(2 * FRAMES)])
+    dataset, rows, rejects = run(tmp_path, version=55, **epic)
+    assert not rejects and dataset.heads == {"verb": VERBS, "noun": NOUNS}
+    assert set(rows) == {"P01_01_6374"} and rows["P01_01_6374"]["labels"] == {"verb": 2, "noun": 2}
 
 
 def test_a_video_without_sound_has_none_and_a_pack_of_other_videos_is_refused(tmp_path, epic):
@@ -401,3 +430,13 @@ def test_true_frames_and_tables_pack_as_the_authors_would_have_packed_them(tmp_p
         assert row["num_frames"] == len(files[clip["id"]])
         assert row["labels"]["action"] == int(labels[clip["template"].replace("[", "").replace("]", "")])
         assert [len(boxes) for boxes in row["boxes"]] == [len(boxes) for boxes in clip["frames"]]
+
+
+def test_boxes_of_a_video_that_the_pack_lacks_are_null_and_gray_flow_is_refused(tmp_path):
+    with h5py.File(tmp_path / "boxes.hdf5", "w") as file:
+        file.create_group("P09_09")
+    assert PackedBoxes(str(tmp_path / "boxes.hdf5"), "P01_01", 1).read([0], (64, 48)) is None
+    with h5py.File(tmp_path / "gray.hdf5", "w") as file:
+        put(file, "1", [gray(100)] * 3)
+    with pytest.raises(RejectedError, match="gray image"):
+        PackedFlow(find_array(str(tmp_path / "gray.hdf5"), "1"), 3, pairs=False).read(0, (WIDTH, HEIGHT))

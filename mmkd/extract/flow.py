@@ -26,7 +26,7 @@ class FlowMethod(Protocol):
 
 
 class OpenCVFlow:
-    """DIS (Kroeger et al., ECCV 2016, arXiv 1603.03590; OpenCV's medium preset), Farneback (2003), or TV-L1 (Zach et
+    """DIS (Kroeger et al., ECCV 2016, arXiv 1603.03590; OpenCV's medium or fast preset), Farneback (2003), or TV-L1 (Zach et
     al., 2007), which needs OpenCV's contrib build.
 
     Raises:
@@ -38,6 +38,8 @@ class OpenCVFlow:
     def __init__(self, name: str):
         if name == "dis":
             self.method, self.about = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM), "OpenCV DIS, medium"
+        elif name == "dis_fast":
+            self.method, self.about = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST), "OpenCV DIS, fast"
         elif name == "farneback":
             self.method, self.about = cv2.FarnebackOpticalFlow.create(), "OpenCV Farneback"
         elif hasattr(cv2, "optflow"):

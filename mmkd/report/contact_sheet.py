@@ -56,7 +56,7 @@ def write_contact_sheet(
     sections = [_head(folder, facts, findings, dataset, (len(shown), len(names), head))]
     for name in shown:
         cards = "".join(_card(row, split, dataset) for split, row in _rows(folder, _spread(places[name])))
-        sections.append(f'<h2>{escape(name)} <span class="soft">{len(places[name])} clips</span></h2>')
+        sections.append(f'<h2>{escape(name)} <span class="soft">clips: {len(places[name])}</span></h2>')
         sections.append(f'<div class="clips">{cards}</div>')
     write_bytes(path, html_page(f"Data set {name_of(folder)}", "".join(sections), CSS).encode())
 

@@ -24,7 +24,18 @@ from numpy.typing import NDArray
 from mmkd.sources.clip import BOX_DTYPE
 from mmkd.sources.recording import BoxReader, RejectedError
 from mmkd.sources.video import BoxFile
-from mmkd.storage import inside, is_file, is_folder, is_remote, list_files, locate, name_of, open_input, size_of
+from mmkd.storage import (
+    inside,
+    is_file,
+    is_folder,
+    is_remote,
+    list_files,
+    locate,
+    name_of,
+    open_input,
+    open_parquet,
+    size_of,
+)
 
 JSON_LINES, PARQUET = (".jsonl", ".ndjson"), (".parquet",)
 CORNERS = ("x1", "y1", "x2", "y2")
@@ -68,7 +79,7 @@ def videos_of(path: str) -> Collection[str]:
             return {_stem(name) for name in names if name.endswith((*JSON_LINES, *PARQUET))}
         if not path_ends(path, PARQUET):
             return _spans(path, size_of(path)).keys()
-        return set(_table(path, ["video"]).column("video").unique().to_pylist())
+        return _videos(path)
     except RejectedError as error:
         raise ValueError(str(error)) from error
 
@@ -129,7 +140,7 @@ class ParquetBoxes:
     video: str | None
 
     def open(self, rate: float) -> BoxReader | None:
-        table = _table(self.path, None, self.video)
+        table = _table(self.path, self.video)
         missing = [name for name in (*CORNERS, "category") if name not in table.column_names]
         if missing:
             raise RejectedError("boxes", f"{name_of(self.path)} has no column {', '.join(missing)}")
@@ -230,15 +241,28 @@ def _spans(path: str, size: int) -> dict[str, Spans]:
     return spans
 
 
-def _table(path: str, columns: list[str] | None, video: str | None = None) -> pa.Table:
+def _videos(path: str) -> set[str]:
+    """The videos that a Parquet file names; its column is read bit by bit, since it may have a row for each of many
+    million boxes."""
+    found: set[str] = set()
+    try:
+        with open_parquet(path) as file:
+            if "video" not in file.schema_arrow.names:
+                raise RejectedError("boxes", f"{name_of(path)} has no column video")
+            for batch in file.iter_batches(columns=["video"], use_threads=False):
+                found.update(batch.column(0).unique().to_pylist())
+    except (pa.ArrowException, OSError) as error:
+        raise RejectedError("boxes", f"{name_of(path)} cannot be read: {error}") from error
+    return found
+
+
+def _table(path: str, video: str | None = None) -> pa.Table:
     import pyarrow.parquet as pq
 
     system, inner = locate(path)
     only = None if video is None else [("video", "==", video)]
     try:
-        return pq.read_table(
-            inner, columns=columns, filters=only, filesystem=system, partitioning=None, use_threads=False
-        )
+        return pq.read_table(inner, filters=only, filesystem=system, partitioning=None, use_threads=False)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise RejectedError("boxes", f"{name_of(path)} cannot be read: {error}") from error
 

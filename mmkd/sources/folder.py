@@ -63,7 +63,7 @@ def split_of(stem: str, settings: Settings) -> str:
 
 
 def _by_class(settings: Settings) -> Folder:
-    videos = [name for name in list_files(settings.root, recursive=True) if _is_video(name)]
+    videos = sorted(_videos(settings.root))
     if not videos:
         raise ValueError(f"{settings.root} has no videos; they should be in CLASS/ or SPLIT/CLASS/ ({_said()}).")
     first = {name.split("/")[0] for name in videos if "/" in name}
@@ -161,6 +161,26 @@ class _Boxes:
                 f"source.boxes {self.path} has boxes of no video of the source: it names {there!r}, the source has "
                 f"{self.asked[0]!r}. Videos are named as in the manifest, or by their path below source.root."
             )
+
+
+def _videos(root: str, below: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Paths of the videos below a folder of the root, relative to the root.
+
+    Args:
+        above: the folders that it lies in, links followed; a link to one of them would go round for ever.
+    """
+    if is_remote(root):
+        yield from filter(_is_video, list_files(root, recursive=True))
+        return
+    folder = (Path(root) / below).resolve()
+    if str(folder) in above:
+        return
+    for entry in folder.iterdir():
+        name = posixpath.join(below, entry.name)
+        if entry.is_dir() and not entry.name.startswith("."):
+            yield from _videos(root, name, (*above, str(folder)))
+        elif _is_video(name) and not entry.is_dir():  # a link to nothing too, which is a video that is missing
+            yield name
 
 
 def _is_video(name: str) -> bool:

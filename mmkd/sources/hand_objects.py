@@ -153,7 +153,7 @@ def _walk(data: bytes) -> list[bytes]:
 def _runs(data: bytes) -> str:
     """The first opcode of a pickle that would run something; empty: there is none up to where it can be followed."""
     try:
-        for opcode, _, at in pickletools.genops(data):
+        for _, (opcode, _, at) in zip(range(MAX_OPCODES), pickletools.genops(data), strict=False):
             if opcode.name in _RUNS:
                 return f"opcode {opcode.name} at byte {at}"
     except Exception:  # whatever its readers of arguments raise

@@ -25,6 +25,7 @@ MAX_CLASSES = 100_000
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _TIME = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d*)?)")
 _INTEGER = re.compile(r"\d+(?:\.0*)?")  # pandas writes 3 as 3.0 where the column has gaps
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]\d+)?")
 
 Label = str | list[str] | None
 
@@ -86,7 +87,10 @@ class Head:
                 return self._index[text]
         elif (number := _integer(text)) is not None and number < len(self.classes):
             return number
-        raise RejectedError("label", f"{self.name} {text!r} is not among its {len(self.classes)} classes")
+        said = f"{self.name} {text!r} is not among its {len(self.classes)} classes"
+        if _is_no_label(text):
+            said += f"; an unknown label is left empty, and a column of other numbers is called {META}{self.name}"
+        raise RejectedError("label", said)
 
     @cached_property
     def _index(self) -> dict[str, int]:
@@ -119,6 +123,10 @@ def read_manifest(path: str) -> tuple[list[str], list[ManifestRow]]:
         raise ValueError(f"{path} has no column path; it has {', '.join(columns)}.")
     if not heads:
         raise ValueError(f"{path} has no column of labels; each column but {', '.join(RESERVED)} and meta.* is a head.")
+    if dotted := [name for name in heads if "." in name]:
+        raise ValueError(
+            f"{path} has column {dotted[0]}: a head has no dot in its name; what is no label is called {META}*."
+        )
     return heads, [_row(where, values, heads, "split" in columns) for where, values in lines]
 
 
@@ -298,12 +306,18 @@ def _integer(text: str) -> int | None:
     return int(float(text)) if len(text) < 16 and _INTEGER.fullmatch(text) else None
 
 
+def _is_no_label(text: str) -> bool:
+    """Whether it is a number, but not one of a class (-1, 0.5)."""
+    return bool(_NUMBER.fullmatch(text)) and not _INTEGER.fullmatch(text)
+
+
 def _head(name: str, values: Sequence[Label], declared: Declared | None) -> Head:
     multi_label = declared.multi_label if declared else None
+    known = set(declared.classes) if declared else set()
     if multi_label is None:
-        known = declared.classes if declared else []
         multi_label = any(isinstance(v, list) or (v is not None and "|" in v and v not in known) for v in values)
-    texts = {text for value in values for text in _texts(value, multi_label)}
+    found = {text for value in values for text in _texts(value, multi_label)}
+    texts = {text for text in found if text in known or not _is_no_label(text)}
     numbers = bool(texts) and all(_INTEGER.fullmatch(text) for text in texts)
     if declared:
         # Names that are numbers themselves are names.

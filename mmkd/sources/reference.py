@@ -55,7 +55,8 @@ def make(settings: Settings) -> EpicPacks | SSv2Packs:
     is_epic = any(re.fullmatch(r"EPIC_.*\.csv", name_of(name)) for name in tables) or (
         any(chosen) and all(name.endswith(".csv") for name in tables)
     )
-    is_ssv2 = any(name.endswith(".json") for name in tables)
+    known = {*ssv2.LABELS, *(name for pair in ssv2.TABLES.values() for name in pair), *DETECTION_TABLES.values()}
+    is_ssv2 = any(name.endswith(".json") if any(chosen) else name in known for name in tables)
     if is_epic == is_ssv2:
         raise ValueError(
             f"{folder} has tables of {'both' if is_epic else 'neither'} of EPIC-KITCHENS (EPIC_*.csv) and "

@@ -1,5 +1,4 @@
-"""Frames, flow, sound and boxes in the HDF5 packs of the authors' code: who is in a file is found by keys, and what is
-read of it is checked first, since such a file may come from anywhere."""
+"""Frames, flow, sound and boxes in the HDF5 packs of the authors' code, checked before they are read."""
 
 from __future__ import annotations
 
@@ -15,6 +14,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 
 from mmkd.media.images import ImageReader, decode_image, resized
@@ -159,7 +159,10 @@ class PackedFlow:
 
     def _decode(self, number: int) -> NDArray[np.uint8]:
         if not self.pairs:
-            return np.ascontiguousarray(decode_image(image_bytes(self.images, number))[..., :2])
+            data = image_bytes(self.images, number)
+            if simplejpeg.is_jpeg(data) and simplejpeg.decode_jpeg_header(data)[2] == "Gray":
+                raise ValueError("it is a gray image, and u and v should be its first two channels")
+            return np.ascontiguousarray(decode_image(data)[..., :2])
         u, v = (decode_image(image_bytes(self.images, 2 * number + channel))[..., 0] for channel in (0, 1))
         if u.shape != v.shape:
             raise ValueError(f"u is {u.shape[1]} x {u.shape[0]} and v is {v.shape[1]} x {v.shape[0]}")
@@ -184,8 +187,7 @@ def flow_size(path: str, pairs: bool) -> list[int]:
                 continue
     except (RejectedError, *_FAILURES) as error:
         raise ValueError(f"source.flow: {path} cannot be read: {error}") from error
-    layout = "[video_id][narration_id]" if pairs else "[video_id]"
-    raise ValueError(f"source.flow: {path} has no image of flow at {layout}[0]")
+    raise ValueError(f"source.flow: {path} has no image of flow at [video_id]{'[narration_id]' if pairs else ''}[0]")
 
 
 def sound_reader(path: str, video: str, rate: int, offset: float) -> PackedSound | None:
@@ -202,8 +204,8 @@ class PackedSound:
 
     def __init__(self, samples: h5py.Dataset, rate: int, offset: float):
         if samples.ndim != 1 or not (samples.dtype.kind == "f" or samples.dtype == np.int16):
-            said = f"{samples.dtype} {list(samples.shape)}"
-            raise RejectedError("sound", f"{samples.name} is {said}; it must be mono samples, float or int16")
+            said = f"{samples.name} is {samples.dtype} {list(samples.shape)}"
+            raise RejectedError("sound", f"{said}; it must be mono samples, float or int16")
         self.samples, self.rate, self.offset = samples, rate, offset
 
     def read(self, start: float, stop: float) -> Samples | None:
@@ -218,7 +220,8 @@ class PackedSound:
 
 @dataclass(frozen=True)
 class PackedBoxes:
-    """Boxes under [video_id][frame], the frame numbered as in the video; a frame that is left out has none.
+    """Boxes under [video_id][frame], the frame numbered as in the video; a frame that is left out has none, and a video
+    that is left out has null.
 
     Attributes:
         first: the number there of the clip's first frame.
@@ -228,8 +231,10 @@ class PackedBoxes:
     video: str
     first: int
 
-    def read(self, numbers: Sequence[int], size: tuple[int, int]) -> list[NDArray]:
+    def read(self, numbers: Sequence[int], size: tuple[int, int]) -> list[NDArray] | None:
         """See :class:`mmkd.sources.recording.BoxReader`."""
+        if self.video not in open_pack(self.path):
+            return None
         group = find(self.path, self.video)
         if not isinstance(group, h5py.Group):
             raise RejectedError("boxes", f"{name_of(self.path)} at {self.video} is no group of frames")

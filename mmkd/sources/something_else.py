@@ -52,7 +52,7 @@ def read_boxes(path: str, wanted: Collection[str]) -> dict[str, VideoBoxes]:
 
     Raises:
         FileNotFoundError: there is no such file, and no JSON file in a folder of that name.
-        ValueError: a file is no JSON object of video to frames.
+        ValueError: a file is no JSON object of video to frames, or no video of theirs is wanted.
     """
     paths = [path]
     if not is_file(path):
@@ -75,6 +75,8 @@ def read_boxes(path: str, wanted: Collection[str]) -> dict[str, VideoBoxes]:
                     where[video] = one
             except (ijson.JSONError, UnicodeDecodeError, StopIteration) as error:
                 raise ValueError(f"{one} is damaged: {error}") from error
+    if wanted and not found:
+        raise ValueError(f"{path} has boxes of no video that the tables name")
     return found
 
 
