@@ -151,7 +151,8 @@ def _pass(
                 active.remove(each)
                 yield each.segment, _finish(each, media, fps, pack, computed)
     for each in [*active, *waiting]:
-        if each.numbers and (each.last is None or (each.last - at) / rate - 1 / fps <= OVERHANG):
+        last = each.last if each.last is not None else media.frames.length or 0
+        if each.numbers and (last - at) / rate - 1 / fps <= OVERHANG:
             yield each.segment, _finish(each, media, fps, pack, computed)
         else:
             yield each.segment, _past_end(each, at, media)
@@ -163,7 +164,7 @@ def _past_end(each: _Cut, at: int, media: Media) -> RejectedError:
     said = f"it lies from {each.first / rate:.2f} s" + ("" if each.last is None else f" to {each.last / rate:.2f} s")
     if each.numbers:
         said += f", and the last frame found is at {at / rate:.2f} s"
-    if length is not None and each.last is not None and each.last <= length:
+    if length is not None and (each.first + 1 if each.last is None else each.last) <= length:
         return RejectedError("damaged", f"{said}; the recording should be {length / rate:.2f} s long: is it truncated?")
     return RejectedError("past_end", said + (f"; the recording is {length / rate:.2f} s long" if length else ""))
 

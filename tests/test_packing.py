@@ -122,6 +122,8 @@ def test_clips_that_cannot_be_are_rejected_with_their_reason_and_the_others_pack
     whole[0].write_bytes(whole[1][: len(whole[1]) // 2])
     kept, lost = rows_of(whole[0], [segment("early", 0, 1), segment("late", 4, 5.9)])
     assert kept["num_frames"] == 10 and (lost.clip_id, lost.kind) == ("late", "damaged")
+    (lost,) = rows_of(whole[0], [segment("to its end")])
+    assert lost.kind == "damaged" and "is it truncated?" in lost.reason
     (missing,) = rows_of(tmp_path / "none.mp4", [segment("a")])
     assert (missing.kind, missing.recording) == ("unreadable", "none.mp4")
 

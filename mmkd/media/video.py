@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,8 @@ from mmkd.storage import StrPath, name_of, open_input
 
 SEEK_SECONDS = 4.0
 """Frames that nobody wants are jumped over instead of decoded where they last longer than this."""
+LONGER_SOUND = 1.5
+"""Seconds by which sound often outlasts the picture."""
 SANE_RATES = (0.5, 300.0)
 MAX_PIXELS = 8192 * 8192
 
@@ -156,9 +159,17 @@ class VideoReader:
         return Frame((height, width) if turns % 2 else (width, height), np.ascontiguousarray(shown))
 
     def _length(self) -> int | None:
+        """Frames that the header promises, at least."""
+        seconds = None
         if self.stream.duration:
-            return max(1, round(float(self.stream.duration * self.stream.time_base) * self.rate))
-        return max(1, round(self.container.duration / av.time_base * self.rate)) if self.container.duration else None
+            seconds = float(self.stream.duration * self.stream.time_base)
+        elif tag := re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", self.stream.metadata.get("DURATION", "")):
+            seconds = int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+        elif self.container.duration:
+            seconds = self.container.duration / av.time_base
+            if len(self.container.streams) > 1:  # its sound may be what lasts so long
+                seconds -= LONGER_SOUND
+        return None if seconds is None else max(1, round(seconds * self.rate))
 
 
 def scaled_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:

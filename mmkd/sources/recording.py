@@ -114,7 +114,7 @@ class FrameReader(Protocol):
 
     Attributes:
         rate: frames per second; frame n shows the recording n / rate seconds after its first frame.
-        length: number of frames; None where only decoding tells.
+        length: number of frames, or what a header promises at least; None where only decoding tells.
     """
 
     rate: float
