@@ -26,8 +26,8 @@ class FlowMethod(Protocol):
 
 
 class OpenCVFlow:
-    """DIS (Kroeger et al., ECCV 2016, arXiv 1603.03590; OpenCV's medium or fast preset), Farneback (2003), or TV-L1 (Zach
-    et al., 2007), which needs OpenCV's contrib build.
+    """DIS (Kroeger et al., ECCV 2016, arXiv 1603.03590; OpenCV's medium or fast preset), Farneback (2003), or TV-L1
+    (Zach et al., 2007), which needs OpenCV's contrib build.
 
     Raises:
         ValueError: this build of OpenCV lacks it.
