@@ -23,10 +23,7 @@ from mmkd.extract.flow import FlowMethod
 from mmkd.extract.sound import resample
 from mmkd.media.clips import VideoWriter
 from mmkd.shards import NO_LABEL, Row
-from mmkd.sources.recording import Fault, Frame, Media, Recording, Reject, RejectedError, Segment
-
-OVERHANG = 0.5
-"""Seconds by which an annotation may reach beyond the end of its recording; the clip ends with the recording then."""
+from mmkd.sources.recording import OVERHANG, Fault, Frame, Media, Recording, Reject, RejectedError, Segment
 
 
 @dataclass

@@ -62,7 +62,7 @@ def describe_packing(settings: Settings) -> dict[str, Any]:
     Raises:
         ValueError: the folder holds a data set already, or the source cannot be read.
     """
-    from mmkd.packing import plan_packing
+    from mmkd.packing_plan import plan_packing
     from mmkd.rejects import summary
 
     folder = settings.data_folder()

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 
-from mmkd import cutting, packing
+from mmkd import cutting, packing, packing_plan
 from mmkd.config import Pack
 from mmkd.cutting import cut
 from mmkd.extract.flow import make_flow
@@ -138,7 +138,7 @@ def source(tmp_path, monkeypatch):
         listed.append(("train" if n < 5 else "val", VideoRecording(str(path), path.name, tuple(segments))))
     (tmp_path / "videos" / "3.mp4").write_bytes(b"nothing")
     listed.append(("val", VideoRecording(str(tmp_path / "videos" / "6.mp4"), "6.mp4", (segment("0/0"),))))
-    monkeypatch.setattr(packing, "make_source", lambda settings: Videos(listed))
+    monkeypatch.setattr(packing_plan, "make_source", lambda settings: Videos(listed))
     return listed
 
 
@@ -228,7 +228,7 @@ def test_files_that_were_repaired_are_packed_when_asked_to(source, tmp_path):
 
 
 def test_nothing_to_pack_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "make_source", lambda settings: Videos([]))
+    monkeypatch.setattr(packing_plan, "make_source", lambda settings: Videos([]))
     with pytest.raises(ValueError, match="nothing to pack"):
         pack(small_settings(tmp_path), quiet, on_ray=False)
 
@@ -261,3 +261,40 @@ def test_a_packing_says_in_dataset_json_how_things_were_made(source, tmp_path):
     pack(settings, quiet, on_ray=False)
     made_by = json.loads((tmp_path / "data" / "small" / "dataset.json").read_text())["made_by"]
     assert made_by["flow"] == "OpenCV Farneback" and made_by["pack"]["fps"] == 5 and made_by["source"] == "videos"
+
+
+def test_a_detector_of_torchvisions_gives_hands_and_objects_once_a_frame(video, tmp_path):
+    import torch
+    from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
+
+    from mmkd.extract.boxes import TorchvisionDetector
+
+    name = "fasterrcnn_mobilenet_v3_large_320_fpn"
+    torch.manual_seed(0)
+    network = fasterrcnn_mobilenet_v3_large_320_fpn(weights=None, weights_backbone=None, num_classes=3)
+    torch.save(network.state_dict(), tmp_path / "detector.pth")
+    detector = TorchvisionDetector(name, str(tmp_path / "detector.pth"))
+    assert detector.classes == 3
+    found = detector.boxes(np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8))
+    assert found.dtype.names[:4] == ("x1", "y1", "x2", "y2") and set(found["category"]) <= {1, 2}
+    seen = []
+
+    def answers(frames):
+        seen.append(frames[0].shape)
+        boxes = torch.tensor([[16.0, 12.0, 32.0, 24.0], [0.0, 0.0, 80.0, 48.0]])
+        return [{"boxes": boxes, "labels": torch.tensor([2, 1]), "scores": torch.tensor([0.9, 0.2])}]
+
+    detector.network = answers
+    recording = VideoRecording(str(video), "a.mp4", (segment("a", 0, 1), segment("b", 0.5, 1.5)))
+    first, second = cut("train", recording, HEADS, Pack(flow_bound=20.0, box_score=0.5), None, detector)
+    assert len(seen) == 15 and seen[0] == (3, 48, 64)
+    (hand,) = first["boxes"][0]
+    assert (hand["x1"], hand["y1"], hand["x2"], hand["y2"]) == (0.25, 0.25, 0.5, 0.5) and hand["category"] == 2
+    assert len(second["boxes"]) == 10 and first["flow"] is None
+    with pytest.raises(ValueError, match="torchvision has"):
+        TorchvisionDetector("nosuch", str(tmp_path / "detector.pth"))
+    with pytest.raises(ValueError, match="needs a file of its weights"):
+        TorchvisionDetector(name, "")
+    torch.save(network.backbone.state_dict(), tmp_path / "other.pth")
+    with pytest.raises(ValueError, match="do not fit"):
+        TorchvisionDetector(name, str(tmp_path / "other.pth"))

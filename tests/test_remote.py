@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkd import packing, storage
+from mmkd import packing_plan, storage
 from mmkd.jobs import distill, train_teacher
 from mmkd.packing import pack
 from mmkd.shards import open_dataset
@@ -83,7 +83,7 @@ def test_videos_and_shards_in_a_store_give_the_data_set_that_local_ones_give(buc
             listed[name].append(("train" if n < 12 else "val", VideoRecording(place, f"{n}.mp4", segments)))
     folders = {"local": "here", "remote": bucket.format("data/there")}
     for name, recordings in listed.items():
-        monkeypatch.setattr(packing, "make_source", lambda settings, recordings=recordings: Videos(recordings))
+        monkeypatch.setattr(packing_plan, "make_source", lambda settings, recordings=recordings: Videos(recordings))
         pack(small_settings(tmp_path, data={"folder": folders[name]}), quiet, on_ray=False)
     here, there = open_dataset(tmp_path / "data" / "here"), open_dataset(folders["remote"])
     assert here.fingerprint == there.fingerprint and here.heads == HEADS

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 Labels = dict[str, int | list[int]]
 
+OVERHANG = 0.5
+"""Seconds by which an annotation may reach beyond the end of its recording; the clip ends with the recording then."""
+
 KINDS = {
     "unreadable": "the recording or a file of it is missing or cannot be read",
     "damaged": "a frame of the clip cannot be decoded",

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmkd.config import Source as Settings
-from mmkd.cutting import OVERHANG
 from mmkd.sources import epic, ssv2
 from mmkd.sources.epic_media import PACK_RATE, part_of
-from mmkd.sources.recording import BoxReader, Media, Reject, RejectedError, Segment
+from mmkd.sources.recording import OVERHANG, BoxReader, Media, Reject, RejectedError, Segment
 from mmkd.sources.reference_media import (
     PackedBoxes,
     PackedFlow,
