@@ -25,6 +25,9 @@ from mmkd.media.clips import VideoWriter
 from mmkd.shards import NO_LABEL, Row
 from mmkd.sources.recording import OVERHANG, Fault, Frame, Media, Recording, Reject, RejectedError, Segment
 
+MAX_BYTES = 1 << 30
+"""Of a clip's JPEG frames; a clip is held in memory while it is cut, and Parquet cannot keep twice as much in a row."""
+
 
 @dataclass
 class _Cut:
@@ -33,7 +36,7 @@ class _Cut:
     Attributes:
         first, last: frame numbers in the recording, last excluded; None: to its end.
         step: frames of the recording from one frame of the clip to the next.
-        numbers, images, flow, boxes: of the frames so far.
+        numbers, images, flow, boxes: of the frames so far; bytes: of the images.
         video: encodes them where they are kept as one video.
         size: width and height, in the recording and of the clip's frames.
         before: the frame before, as the flow method wants it.
@@ -47,6 +50,7 @@ class _Cut:
     images: list[bytes] = field(default_factory=list)
     flow: list[bytes] = field(default_factory=list)
     boxes: list[NDArray] = field(default_factory=list)
+    bytes: int = 0
     video: VideoWriter | None = None
     size: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
     before: Any = None
@@ -103,6 +107,9 @@ def cut(
     except RejectedError as error:
         for segment in left.values():
             yield reject(segment, error)
+    except Exception as error:  # whatever a library makes of a file that nobody foresaw: the others must be packed
+        for segment in left.values():
+            yield reject(segment, RejectedError("other", f"{type(error).__name__}: {error}"))
 
 
 def _check(segment: Segment, heads: Mapping[str, Sequence[str]]) -> None:
@@ -191,6 +198,10 @@ def _add(each: _Cut, number: int, frame: Frame, media: Media, fps: float, pack: 
     each.numbers.append(number)
     if pack.rgb_codec == "jpeg":
         each.images.append(frame.jpeg(pack.quality))
+        each.bytes += len(each.images[-1])
+        if each.bytes > MAX_BYTES:
+            said = f"its frames have more than {MAX_BYTES >> 20} MB up to second {len(each.numbers) / fps:.0f}"
+            raise RejectedError("large", f"{said}; pack.fps, pack.short_side or pack.rgb_codec h264 make them less")
     else:
         each.video = each.video or VideoWriter((width, height), fps, pack.crf, pack.gop)
         each.video.add(frame.pixels)

@@ -26,6 +26,8 @@ from mmkd.storage import (
 
 SCHEMA_VERSION = 1
 NO_LABEL = -1
+MAX_GROUP_BYTES = 1 << 28
+"""Row groups of long clips have fewer rows than others."""
 Row = dict[str, Any]
 """One clip: a value for each column of a shard."""
 
@@ -232,14 +234,15 @@ class ShardWriter:
         self._system, self._path = locate(path)
         # An object in a remote store appears when its upload is complete.
         self._writing = self._path if is_remote(path) else f"{self._path}.partial"
-        self._digest, self._waiting = hashlib.sha256(), list[Row]()
+        self._digest, self._waiting, self._bytes = hashlib.sha256(), list[Row](), 0
         self._file: pq.ParquetWriter | None = None
 
     def add(self, row: Row) -> None:
         add_to_hash(self._digest, row)
         self._waiting.append(row)
+        self._bytes += sum(map(len, row["rgb"] or ()))
         self.rows += 1
-        if len(self._waiting) == self.row_group:
+        if len(self._waiting) == self.row_group or self._bytes > MAX_GROUP_BYTES:
             self._flush()
 
     def close(self) -> str:
@@ -266,7 +269,7 @@ class ShardWriter:
                 write_statistics=False,
             )
         self._file.write_table(pa.Table.from_pylist(self._waiting, schema=self.schema))
-        self._waiting = []
+        self._waiting, self._bytes = [], 0
 
 
 def write_shard(

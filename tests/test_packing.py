@@ -3,12 +3,13 @@
 import json
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 
-from mmkd import cutting, packing, packing_plan
+from mmkd import cutting, packing, packing_plan, shards
 from mmkd.config import Pack
 from mmkd.cutting import cut
 from mmkd.extract.flow import make_flow
@@ -227,6 +228,26 @@ def test_files_that_were_repaired_are_packed_when_asked_to(source, tmp_path):
     assert reject.kind == "duplicate"
 
 
+def test_what_nobody_foresaw_and_clips_too_large_are_rejects_too(video, monkeypatch):
+    monkeypatch.setattr(cutting, "MAX_BYTES", 5000)
+    small, large = rows_of(video, [segment("small", 0, 0.3), segment("large")])
+    assert (small["clip_id"], large.clip_id, large.kind) == ("small", "large", "large")
+    monkeypatch.undo()
+    monkeypatch.setattr(cutting, "flow_jpeg", lambda *_: 1 / 0)
+    (reject,) = rows_of(video, [segment("a")])
+    assert (reject.kind, reject.reason) == ("other", "ZeroDivisionError: division by zero")
+
+
+def test_row_groups_of_long_clips_have_fewer_rows(tmp_path, monkeypatch, video):
+    rows = [row | {"clip_id": str(n)} for n in range(5) for row in rows_of(video, [segment("a")])]
+    for most, groups in ((1 << 28, [4, 1]), (40 * len(rows[0]["rgb"][0]) + 40, [2, 2, 1])):
+        monkeypatch.setattr(shards, "MAX_GROUP_BYTES", most)
+        digest = shards.write_shard(tmp_path / "a.parquet", rows, ["action"], 4)
+        file = pq.ParquetFile(tmp_path / "a.parquet")
+        assert [file.metadata.row_group(n).num_rows for n in range(file.metadata.num_row_groups)] == groups
+        assert digest == hash_rows(rows) == hash_rows(file.read().to_pylist())
+
+
 def test_nothing_to_pack_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(packing_plan, "make_source", lambda settings: Videos([]))
     with pytest.raises(ValueError, match="nothing to pack"):
@@ -251,6 +272,9 @@ def test_farneback_and_raft_find_the_motion_that_dis_finds(tmp_path):
     assert method.flow(method.prepare(first[:100]), method.prepare(second[:100])).shape == (100, 160, 2)
     with pytest.raises(ValueError, match="needs a file of its weights"):
         make_flow("raft_large")
+    if not hasattr(cv2, "optflow"):
+        with pytest.raises(ValueError, match="opencv-contrib-python-headless"):
+            make_flow("tvl1")
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="do not fit raft_small"):
         make_flow("raft_small", str(tmp_path / "other.pth"))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmkd import packing_plan, storage
+from mmkd.check import check_dataset
 from mmkd.jobs import distill, train_teacher
 from mmkd.packing import pack
 from mmkd.shards import open_dataset
@@ -88,6 +89,8 @@ def test_videos_and_shards_in_a_store_give_the_data_set_that_local_ones_give(buc
     here, there = open_dataset(tmp_path / "data" / "here"), open_dataset(folders["remote"])
     assert here.fingerprint == there.fingerprint and here.heads == HEADS
     assert storage.list_files(folders["remote"]) == ["dataset.json", "rejects.parquet"]
+    checked = check_dataset(folders["remote"], quiet)
+    assert checked["clips"] == 16 and storage.is_file(storage.join(folders["remote"], "contact_sheet.html"))
     sections = {"data": {"folder": folders["remote"], "weigh_share": 0.3}, "optim": {"epochs": 1, "batch_size": 4}}
     teacher = {"modality": "flow", "options": {"channels": [4, 8]}, "arch": "r2plus1d_tiny"}
     labels = {"distill_weight": 0, "label_weight": 1}

@@ -29,7 +29,8 @@ KINDS = {
     "flow": "the flow does not fit the frames, or cannot be read",
     "boxes": "boxes are not finite, or cannot be read",
     "unsafe": "a file would run code",
-    "other": "the source could not make it",
+    "large": "the clip is too large to be kept",
+    "other": "something unforeseen went wrong",
 }
 """Why a clip is rejected."""
 
