@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from mmkd.config import Pack, Settings
+from mmkd import __version__
+from mmkd.config import MODALITIES, Pack, Settings
 from mmkd.cutting import cut
 from mmkd.extract.boxes import TorchvisionDetector
 from mmkd.extract.flow import make_flow
@@ -24,6 +25,8 @@ from mmkd.shards import Dataset, ShardWriter
 from mmkd.sources.recording import Reject
 from mmkd.storage import delete_folder, is_file, join, list_files, read_text, size_of, write_bytes
 
+COUNTED = ("fps", "size", "sample_rate", "modalities")
+"""What of a shard's clips is counted, for dataset.json."""
 Say = Callable[[str], None]
 
 
@@ -89,7 +92,7 @@ def pack_task(
     path = join(folder, task.split, task.name)
     writer = ShardWriter(path, list(heads), settings.row_group, multi_label)
     rejects: list[dict[str, str]] = []
-    counts: dict[str, Counter] = {name: Counter() for name in ("fps", "size", "sample_rate", "modalities")}
+    counts: dict[str, Counter] = {name: Counter() for name in COUNTED}
     for recording in task.recordings:
         for row in cut(task.split, recording, heads, settings, flow, detector):
             if isinstance(row, Reject):
@@ -98,7 +101,7 @@ def pack_task(
             writer.add(row)
             counts["fps"][row["fps"]] += 1
             counts["size"][f"{row['width']} {row['height']}"] += 1
-            counts["modalities"].update(name for name in ("rgb", "flow", "audio", "boxes") if row[name] is not None)
+            counts["modalities"].update(name for name in MODALITIES if row[name] is not None)
             counts["sample_rate"][_rate_of(row["audio"])] += 1
     digest = writer.close()
     part = {
@@ -177,13 +180,13 @@ def _run_on_ray(settings: Settings, planned: Packing, folder: str, tasks: list[T
 
 def _describe(settings: Settings, planned: Packing, parts: list[dict[str, Any]]) -> Dataset:
     """What dataset.json says: the splits, and of frame rate, size and sample rate those of the most clips."""
-    counts: dict[str, Counter] = {name: Counter() for name in ("fps", "size", "sample_rate", "modalities")}
+    counts: dict[str, Counter] = {name: Counter() for name in COUNTED}
     for part in parts:
         for name, counter in counts.items():
             counter.update(dict(tuple(item) for item in part[name]))
     del counts["sample_rate"][0]
     source, pack = planned.source, planned.pack
-    modalities = [name for name in ("rgb", "flow", "audio", "boxes") if counts["modalities"][name]]
+    modalities: list[str] = [name for name in MODALITIES if counts["modalities"][name]]
     size = [int(side) for side in _most(counts["size"]).split()]
     method = make_flow(pack.flow, pack.flow_weights) if not source.flow else None
     return Dataset(
@@ -194,7 +197,7 @@ def _describe(settings: Settings, planned: Packing, parts: list[dict[str, Any]])
         flow=(source.flow or {"bound": pack.flow_bound, "step": 1, "size": size}) if "flow" in modalities else {},
         sample_rate=_most(counts["sample_rate"]) if counts["sample_rate"] else 0,
         made_by={
-            "mmkd": _version(),
+            "mmkd": __version__,
             "source": source.name,
             **_used(settings.source.model_dump(), source.name),
             "flow": "the source's" if source.flow else getattr(method, "about", "none"),
@@ -231,9 +234,3 @@ def _most(counter: Counter) -> Any:
 def _rate_of(audio: bytes | None) -> int:
     """Samples per second of a FLAC file, from its header; 0 without one."""
     return 0 if audio is None else int.from_bytes(audio[18:21], "big") >> 4
-
-
-def _version() -> str:
-    from mmkd import __version__
-
-    return __version__

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd.sources.clip import BOX_DTYPE
-
-OBJECT, HAND = 1, 2
+from mmkd.sources.clip import BOX_DTYPE, CORNERS, HAND, OBJECT
 
 
 class TorchvisionDetector:
@@ -57,7 +55,7 @@ class TorchvisionDetector:
         with torch.inference_mode():
             found = {name: value.cpu().numpy() for name, value in self.network([frame])[0].items()}
         out = np.zeros(len(found["scores"]), BOX_DTYPE)
-        for name, column, side in zip(("x1", "y1", "x2", "y2"), found["boxes"].T, (width, height) * 2, strict=True):
+        for name, column, side in zip(CORNERS, found["boxes"].T, (width, height) * 2, strict=True):
             out[name] = np.clip(column / side, 0, 1)
         out["score"] = found["scores"]
         out["category"] = np.where((self.classes == 3) & (found["labels"] == HAND), HAND, OBJECT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Protocol
 
 import cv2
@@ -100,8 +101,9 @@ class RaftFlow:
         return flow.permute(1, 2, 0).cpu().numpy()
 
 
+@lru_cache(maxsize=4)
 def make_flow(name: str, weights: str = "") -> FlowMethod | None:
-    """The method of a name (pack.flow); None for `none`.
+    """The method of a name (pack.flow), of which a process makes one; None for `none`.
 
     Raises:
         ValueError: what it needs is not there.

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mmkd.sources.clip import BOX_DTYPE
+from mmkd.sources.clip import BOX_DTYPE, CORNERS, FAR_OUT
 from mmkd.sources.recording import BoxReader, RejectedError
 from mmkd.sources.video import BoxFile
 from mmkd.storage import (
@@ -38,13 +38,10 @@ from mmkd.storage import (
 )
 
 JSON_LINES, PARQUET = (".jsonl", ".ndjson"), (".parquet",)
-CORNERS = ("x1", "y1", "x2", "y2")
 CATEGORIES = {"object": 1, "hand": 2, 1: 1, 2: 2}
 SIDES = {"left": 0, "right": 1, 0: 0, 1: 1, -1: -1, None: -1}
 STATES: dict[Any, int] = {**{state: state for state in range(-1, 5)}, None: -1}
 MAX_LINE = 1 << 26
-FAR_OUT = 1.0
-"""A corner may lie outside the frame by this share of it, and is moved to its edge; farther out it is a mistake."""
 _VIDEO = re.compile(rb'"video"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 Spans = list[tuple[int, int, int]]

@@ -14,6 +14,11 @@ from mmkd.media.sound import ArraySound
 from mmkd.sources.recording import Labels, Media, RejectedError, Segment
 from mmkd.views.boxes import repair_box
 
+CORNERS = ("x1", "y1", "x2", "y2")
+OBJECT, HAND = 1, 2
+"""Categories of boxes."""
+FAR_OUT = 1.0
+"""A corner may lie outside the frame by this share of it, and is moved to its edge; farther out it is a mistake."""
 BOX_DTYPE = np.dtype(
     [
         ("x1", "f4"),
@@ -105,9 +110,9 @@ def in_shares(boxes: NDArray, size: tuple[int, int]) -> NDArray:
     """Boxes in pixels of a frame of that size (width, height), repaired and as shares of it."""
     out = boxes.copy()
     for number, box in enumerate(boxes):
-        corners = [float(box[name]) for name in ("x1", "y1", "x2", "y2")]
+        corners = [float(box[name]) for name in CORNERS]
         if not np.isfinite(corners).all():
             raise RejectedError("boxes", "a box is not finite")
-        for name, value, side in zip(("x1", "y1", "x2", "y2"), repair_box(corners, *size), size * 2, strict=True):
+        for name, value, side in zip(CORNERS, repair_box(corners, *size), size * 2, strict=True):
             out[name][number] = value / side
     return out

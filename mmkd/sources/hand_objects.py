@@ -15,16 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd.sources.clip import BOX_DTYPE
+from mmkd.sources.clip import BOX_DTYPE, CORNERS, FAR_OUT, HAND, OBJECT
 from mmkd.sources.recording import BoxReader, RejectedError
 from mmkd.storage import StrPath, is_file, name_of, read_bytes, size_of
 
-OBJECT, HAND = 1, 2
 MAX_BYTES = 1 << 29
 MAX_OPCODES = 1 << 21
 """More would be about 5 hours of frames, or meant to fill the memory."""
-FAR_OUT = 1.0
-"""A corner may lie outside the frame by this share of it, and is moved to its edge; farther out it is a mistake."""
 
 _BYTES = {b"C": 1, b"B": 4, b"\x8e": 8, b"U": 1, b"T": 4}
 """Opcodes of bytes, to the size of the length that follows."""
@@ -183,7 +180,7 @@ def detections(message: bytes) -> NDArray:
             raise ValueError(f"corners of a box must be shares of the frame, they are {box}")
         rows.append((*box, score, HAND if field == 3 else OBJECT, side, state))
     boxes = np.array(rows, BOX_DTYPE)
-    for name in ("x1", "y1", "x2", "y2"):
+    for name in CORNERS:
         boxes[name] = np.clip(boxes[name], 0, 1)
     return boxes
 

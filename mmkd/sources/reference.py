@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mmkd.config import Source as Settings
 from mmkd.sources import epic, ssv2
+from mmkd.sources.clip import CORNERS, HAND, OBJECT
 from mmkd.sources.epic_media import PACK_RATE, part_of
 from mmkd.sources.recording import OVERHANG, BoxReader, Media, Reject, RejectedError, Segment
 from mmkd.sources.reference_media import (
@@ -29,7 +30,7 @@ from mmkd.sources.reference_media import (
     open_pack,
     sound_reader,
 )
-from mmkd.sources.something_else import COMPACT, CORNERS, HAND, OBJECT, VideoBoxes
+from mmkd.sources.something_else import COMPACT, VideoBoxes
 from mmkd.storage import is_file, join, list_files, name_of
 
 DETECTION_TABLES = {"train_table": "train_dataset.json", "val_table": "val_dataset.json"}

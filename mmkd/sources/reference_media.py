@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mmkd.media.images import ImageReader, decode_image, resized
 from mmkd.media.sound import ArraySound, Samples
-from mmkd.sources.clip import BOX_DTYPE
+from mmkd.sources.clip import BOX_DTYPE, FAR_OUT
 from mmkd.sources.recording import RejectedError
 from mmkd.storage import is_remote, name_of, open_input
 
@@ -29,8 +29,6 @@ MAX_ELEMENT, MAX_CHUNK = 1 << 26, 1 << 28
 MAX_TEXT, MAX_DEPTH = 200_000, 6
 """Characters of the boxes of one frame, and how deep their brackets may be nested."""
 CATEGORIES = {"object": 1, "hand": 2}
-FAR_OUT = 1.0
-"""A corner may lie outside the frame by this share of it, and is moved to its edge; farther out it is a mistake."""
 _FAILURES = (KeyError, IndexError, OSError, RuntimeError, ValueError, TypeError, OverflowError)
 """What h5py raises where a file is damaged or lacks something."""
 _TOKEN = re.compile(

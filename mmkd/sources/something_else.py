@@ -11,14 +11,12 @@ import ijson
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd.sources.clip import BOX_DTYPE, in_shares
+from mmkd.sources.clip import BOX_DTYPE, CORNERS, HAND, OBJECT, in_shares
 from mmkd.sources.recording import RejectedError
 from mmkd.storage import is_file, join, list_files, name_of, open_input
 
-CORNERS = ("x1", "y1", "x2", "y2")
 COMPACT = np.dtype([("frame", "i4"), *((name, "f4") for name in (*CORNERS, "score")), ("category", "i1")])
 """A box in pixels, with the number of its frame, from 0; category as in BOX_DTYPE."""
-OBJECT, HAND = 1, 2
 FRAME_NAME = re.compile(r"(?:.*/)?0*(\d{1,9})\.\w+", re.ASCII)
 
 
