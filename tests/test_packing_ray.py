@@ -1,6 +1,7 @@
 """Packing as a job on Ray: a task or the whole job may be killed, and the data set comes out the same."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -72,9 +73,10 @@ def test_a_killed_task_and_a_killed_job_lose_nothing_and_double_nothing(tmp_path
     finally:
         job.kill()
     there = shards()
-    assert 4 <= there < 48 and not (home / "data" / "tabletop" / "dataset.json").exists()
+    assert 4 <= there < 42 and not (home / "data" / "tabletop" / "dataset.json").exists()
     again = start(home)
     _, err = again.communicate(timeout=180)
     assert again.returncode == 0, err
-    assert f"{there} of them there" in err
+    found = int(re.search(r"(\d+) of them there", err).group(1))
+    assert there <= found < 42, err  # a worker of the killed job may have finished one more meanwhile
     assert open_dataset(home / "data" / "tabletop").splits == open_dataset(tmp_path / "straight/data/tabletop").splits
