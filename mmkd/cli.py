@@ -11,7 +11,12 @@ from pydantic import BaseModel, ValidationError
 
 from mmkd.config import Settings, SettingsError
 
-SHORT = {"--dry-run": "--run.dry_run", "--dry_run": "--run.dry_run", "--check": "--pack.check"}
+SHORT = {
+    "--dry-run": "--run.dry_run",
+    "--dry_run": "--run.dry_run",
+    "--check": "--pack.check",
+    "--space": "--sweep.space",
+}
 """Flags without a section."""
 FILES = """
 

@@ -25,9 +25,11 @@ FREE_TO_CHANGE = (
     "teachers.accelerator_type",
     "teachers.threads",
     "teachers.retrain",
+    "teachers.if_bank_fails",
     "data.max_broken_share",
     "source.",
     "pack.",
+    "sweep.",
 )
 """Settings that a resumed run may have otherwise: they decide how it is carried out, not what comes out."""
 

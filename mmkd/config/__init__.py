@@ -1,0 +1,70 @@
+"""Settings: one typed tree for every job, saved in the run folder. Each field's docstring is its help text."""
+
+import os
+from pathlib import Path
+
+import yaml
+
+from mmkd.config.base import MODALITIES, Modality, Section, SettingsError
+from mmkd.config.jobs import Data, Resources, Run
+from mmkd.config.packing import Pack, Source
+from mmkd.config.sweep import Sweep
+from mmkd.config.training import Loss, Network, Optim, Teachers, Views
+
+__all__ = [
+    "MODALITIES",
+    "Data",
+    "Loss",
+    "Modality",
+    "Network",
+    "Optim",
+    "Pack",
+    "Resources",
+    "Run",
+    "Settings",
+    "SettingsError",
+    "Source",
+    "Sweep",
+    "Teachers",
+    "Views",
+]
+
+
+class Settings(Section):
+    """All settings; every job takes the same tree and reads what it needs."""
+
+    run: Run = Run()
+    data: Data = Data()
+    views: Views = Views()
+    student: Network = Network()
+    teacher: Network = Network()
+    teachers: Teachers = Teachers()
+    loss: Loss = Loss()
+    optim: Optim = Optim()
+    resources: Resources = Resources()
+    source: Source = Source()
+    pack: Pack = Pack()
+    sweep: Sweep = Sweep()
+
+    @property
+    def home(self) -> Path:
+        """Root of data, runs, models and banks."""
+        home = Path(self.run.home or os.environ.get("MMKD_HOME") or Path.home() / "mmkd").expanduser()
+        if not home.is_absolute():
+            raise SettingsError(
+                f"run.home is {str(home)!r}, which is relative; a job's working directory is a copy, so give an "
+                "absolute path (run.home, or MMKD_HOME)."
+            )
+        return home
+
+    def data_folder(self) -> str:
+        """Path of the data set, local or remote."""
+        return self.below_data(self.data.folder or self.source.kind)
+
+    def below_data(self, folder: str) -> str:
+        """A folder by its name under HOME/data, or by its own path, local or remote."""
+        return folder if "://" in folder else str(self.home / "data" / Path(folder).expanduser())
+
+    def save(self, path: Path) -> None:
+        """Write the resolved settings, complete, so that they can be given to --config again."""
+        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))

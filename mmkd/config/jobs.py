@@ -1,0 +1,83 @@
+"""Settings of where and how a job is carried out: its run, its data, what it reserves."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from mmkd.config.base import Positive, Section, Share
+
+
+class Run(Section):
+    """Where a run lives and how it is carried out."""
+
+    name: str = ""
+    """Name of the run folder under HOME/runs; empty: made from the job and the data set."""
+    home: str = ""
+    """Absolute root of data, runs and models; empty: $MMKD_HOME, else ~/mmkd. Shared by all nodes of a cluster."""
+    seed: int = 0
+    """Order of the clips and initialisation (run_seed). The views have a seed of their own."""
+    local: bool = False
+    """Run the same plan in this one process, without Ray: for a debugger, and as the oracle in tests."""
+    log_every: Positive = 10
+    """Optimiser steps between two lines of metrics.jsonl."""
+    trace: bool = False
+    """Write which clips each worker saw in each step to trace-RANK.jsonl, to check a run by."""
+    keep_checkpoints: Positive = 2
+    """Checkpoints kept, besides the best."""
+    progress_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """How often a progress line is printed where the output is no terminal."""
+    max_restarts: Annotated[int, Field(ge=0)] = 3
+    """How often the workers are started again after one died."""
+    ray_logs: bool = False
+    """Show what Ray and its workers print, too."""
+    dry_run: bool = False
+    """Print what the job would do, and what it would reserve, and stop; also as --dry-run."""
+
+
+class Data(Section):
+    """The data set and its splits."""
+
+    folder: str = ""
+    """Data set folder, also an s3:// or gs:// one; relative ones are under HOME/data; empty: named as source.kind, by
+    default tabletop, which is made when missing."""
+    train: str = "train"
+    """Split that students learn on."""
+    val: str = "val"
+    """Split for choosing: best epoch, sweeps."""
+    test: str = "test"
+    """Split for reporting only."""
+    weigh_share: Share = 0.1
+    """Share of the train split held out from teachers, to weigh and judge them."""
+    weigh_seed: int = 0
+    """Which clips are held out; teachers and students must agree on it."""
+    max_broken_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """The job fails when more than this share of the clips it read were broken."""
+    limit: Annotated[int, Field(ge=0)] = 0
+    """Use only the first clips of each split, for trying things out; 0: all."""
+
+
+class Resources(Section):
+    """What a job reserves. The defaults fit two cores; docs/cluster.md has those of larger machines."""
+
+    workers: Positive = 1
+    """Student workers (Ray Train, DDP)."""
+    use_gpu: bool = False
+    """One GPU per student worker."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    """CPUs that a worker reserves."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """Threads per student worker; 0: the machine's cores divided by its workers, teacher actors and a reader."""
+    accelerator_type: str = ""
+    """Kind of accelerator the workers need; empty: any."""
+    readers: Positive = 2
+    """Reading and decoding tasks at a time."""
+    cpus_per_reader: Annotated[float, Field(gt=0)] = 0.25
+    """CPUs that a reading task reserves."""
+    prefetch: Positive = 4
+    """Blocks that each worker fetches ahead."""
+    object_store_mb: Positive = 1000
+    """Shared memory for blocks under way, MB, of a Ray started by the job itself."""
+    num_cpus: Annotated[int, Field(ge=0)] = 0
+    """CPUs of a Ray started by the job itself; 0: those of the machine. A running cluster keeps its own count."""
+    num_gpus: Annotated[int, Field(ge=0)] = 0
+    """GPUs of a Ray started by the job itself; 0: those of the machine."""
