@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from mmkd.config import Settings, SettingsError
+from mmkd.config.yaml_text import load_yaml
 
 SHORT = {
     "--dry-run": "--run.dry_run",
@@ -60,7 +61,7 @@ def load_settings(argv: Sequence[str] | None, *, job: str, about: str, **default
         )
         return Settings.model_validate(settings.model_dump())
     except ValidationError as error:
-        print(f"{job}: " + _explain(error), file=sys.stderr)
+        print(f"{job}: " + explain(error), file=sys.stderr)
     except (SettingsError, OSError, yaml.YAMLError) as error:
         print(f"{job}: {error}", file=sys.stderr)
     raise SystemExit(2)
@@ -105,7 +106,7 @@ def _read_yaml(*files: str) -> dict[str, Any]:
     for file in files:
         if not Path(file).is_file():
             raise SettingsError(f"--config {file}: there is no such file.")
-        content = yaml.safe_load(Path(file).read_text()) or {}
+        content = load_yaml(Path(file).read_text()) or {}
         if not isinstance(content, dict):
             raise SettingsError(f"--config {file}: it must map section names to fields.")
         tree = _merge(tree, content)
@@ -120,7 +121,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
     """One line a fault, each naming the field."""
     lines = []
     for fault in error.errors():

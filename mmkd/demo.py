@@ -64,8 +64,7 @@ def _named(settings: Settings, name: str) -> Settings:
 
 
 def _labels_only(settings: Settings) -> Settings:
-    loss = settings.loss.model_copy(update={"distill_weight": 0.0, "label_weight": 1.0})
-    return settings.model_copy(update={"loss": loss})
+    return settings.model_copy(update={"loss": settings.loss.labels_only()})
 
 
 def _test(settings: Settings, baseline: dict, student: dict, competence: dict) -> list[Predictions]:

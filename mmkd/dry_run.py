@@ -13,7 +13,6 @@ from mmkd.reader import empty_block
 from mmkd.resolve import plan_student, plan_teacher, run_folder, teacher_folders
 from mmkd.runs import read_metrics
 from mmkd.storage import is_file, join
-from mmkd.teachers import teacher_names
 from mmkd.worker import make_network, view_geometry
 
 
@@ -54,6 +53,35 @@ def describe_training(settings: Settings, teach: bool) -> dict[str, Any]:
     if not settings.run.local:
         check_fits(settings, len(folders), have)
     return facts | {"fits": True}
+
+
+def describe_recording(settings: Settings) -> dict[str, Any]:
+    """Print what a recording pass would ask the teachers for, and return it."""
+    from mmkd.bank.choose import bank_folder, describe_bank, missing_answers
+    from mmkd.bank.store import Bank
+
+    folder = settings.data_folder()
+    if not is_file(join(folder, "dataset.json")):
+        _print([("data", f"{folder} is not there; run this again when it is")])
+        return {"dry_run": True, "data_folder": folder}
+    work, hashes = plan_student(settings, teacher_folders(settings))
+    description = describe_bank(work, hashes)
+    bank = bank_folder(settings, description)
+    there = Bank(bank) if (bank / "bank.json").is_file() else None
+    weighed, views = len(work.plan.weigh), description.kept_views
+    answers = weighed + views * len(work.plan.train)
+    missing = len(missing_answers(work, there)[2]) if there else answers
+    megabytes = answers * description.layout().logit_bytes() / 1e6
+    where, have = available(settings)
+    _print(
+        [
+            ("bank", f"{bank}: {answers - missing} of {answers} answers are there"),
+            ("", f"{views} views of {len(work.plan.train)} clips, and {weighed} clips that teachers are weighed on"),
+            ("", f"{len(hashes)} teachers: {', '.join(hashes)}; {megabytes:.1f} MB of fp16 logits in all"),
+            *_reserves(settings, len(work.teachers), where, have),
+        ]
+    )
+    return {"dry_run": True, "bank": str(bank), "answers": answers, "missing": missing}
 
 
 def describe_packing(settings: Settings) -> dict[str, Any]:
@@ -123,7 +151,7 @@ def _views(work: Work) -> list[tuple[str, str]]:
         )
     ]
     total = 0
-    for modality in work.modalities()["train"]:
+    for modality in work.modalities("train"):
         block = empty_block(dataset, views, rows, (modality,))
         main = block["boxes/boxes" if modality == "boxes" else modality]
         size = sum(array.nbytes for name, array in block.items() if name.startswith(modality))
@@ -154,7 +182,7 @@ def _networks(work: Work, facts: dict[str, Any]) -> list[tuple[str, str]]:
         )
 
     lines = [line("network", make_network(work), view_geometry(work))]
-    for name, folder in zip(teacher_names(work.teachers), work.teachers, strict=True):
+    for name, folder in zip(work.teacher_names, work.teachers, strict=False):
         model = load_model(folder)
         lines.append(line(f"teacher {name}", model, model.spec.input))
     return [*lines, ("", "(a multiplication and an addition are 2 FLOPs)")]
@@ -162,14 +190,20 @@ def _networks(work: Work, facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _objective(work: Work) -> list[tuple[str, str]]:
     loss, optim, teachers = work.settings.loss, work.settings.optim, work.settings.teachers
+
+    def course(schedule: str, start: float, end: float) -> str:
+        return f"{start:g}" if schedule == "constant" or start == end else f"{start:g} to {end:g} ({schedule})"
+
     terms = []
     if work.teachers:
-        terms.append(f"{loss.distill_weight:g} x {loss.kind} at temperature {loss.temperature:g}")
-    if loss.label_weight:
-        terms.append(f"{loss.label_weight:g} x cross-entropy with labels")
-    if loss.feature_weight and work.teachers:
+        weight = course(loss.weight_schedule, loss.distill_weight, loss.distill_weight_end)
+        temperature = course(loss.temperature_schedule, loss.temperature, loss.temperature_end)
+        terms.append(f"{weight} x {loss.kind} at temperature {temperature}")
+    if (weight := course(loss.weight_schedule, loss.label_weight, loss.label_weight_end)) != "0":
+        terms.append(f"{weight} x cross-entropy with labels")
+    if loss.feature_weight and work.teacher_names:
         terms.append(f"{loss.feature_weight:g} x {loss.feature_kind} of features with teacher {loss.feature_teacher}")
-    ensemble = f"; teachers weighted {teachers.weighting} (gamma {teachers.gamma:g})" if work.teachers else ""
+    ensemble = f"; teachers weighted {teachers.weighting} (gamma {teachers.gamma:g})" if work.teacher_names else ""
     steps = work.plan.optimizer_steps
     rates = [learning_rate(work.settings, work.plan, step) for step in (0, steps - 1)]
     return [

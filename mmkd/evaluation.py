@@ -1,16 +1,16 @@
 """Evaluation: the logits of any number of models for every clip of a split, each exactly once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 
+from mmkd.asking import Questions, ask
 from mmkd.config import Settings
-from mmkd.pipeline import cached_dataset, cached_manifest, configure_context, in_teacher_pool, make_ensemble
+from mmkd.pipeline import cached_dataset, cached_manifest
 from mmkd.plan import PADDING, TEST_VIEW
-from mmkd.reader import REAL, STATUS, Block, read_unit
+from mmkd.reader import REAL, STATUS
 from mmkd.report.predictions import Predictions
 from mmkd.teachers import combine, combine_probabilities, present_weights
 
@@ -74,15 +74,20 @@ def split_logits(
     Raises:
         RuntimeError: a clip was lost or came twice.
     """
+    from mmkd.models import describe_model
+
     manifest = cached_manifest(settings.data_folder(), split, settings.data.limit)
     heads = cached_dataset(settings.data_folder()).heads
-    job = _Job(settings, tuple(folders), split, clips)
-    blocks = list(_blocks_here(job) if settings.run.local else _blocks(job))
+    wanted = np.arange(len(manifest), dtype=np.int64) if clips is None else clips
+    seen_by = dict.fromkeys(describe_model(folder)["modality"] for folder in folders)
+    test_views = np.full(len(wanted), TEST_VIEW, np.int64)
+    questions = Questions(settings, tuple(folders), split, wanted, test_views, tuple(seen_by), grid=clips is None)
+    blocks = list(ask(questions))
     columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     rows = np.flatnonzero(columns["clip"] != PADDING)
     rows = rows[np.argsort(columns["clip"][rows])]
-    if not np.array_equal(columns["clip"][rows], job.wanted()):
-        raise RuntimeError(f"evaluation saw {len(rows)} rows of split {split!r}, which has {len(job.wanted())} clips.")
+    if not np.array_equal(columns["clip"][rows], wanted):
+        raise RuntimeError(f"evaluation saw {len(rows)} rows of split {split!r}, which has {len(wanted)} clips.")
     status = columns["status"][rows]
     numbers = columns["clip"][rows]
     broken = [(manifest.clip_ids[numbers[i]], STATUS[int(status[i])]) for i in np.flatnonzero(status != REAL)]
@@ -96,65 +101,3 @@ def split_logits(
         columns["teacher_present"][rows],
         broken,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """Which clips which models are to answer for; a unit is a batch of them."""
-
-    settings: Settings
-    folders: tuple[str, ...]
-    split: str
-    clips: np.ndarray | None
-
-    def wanted(self) -> np.ndarray:
-        if self.clips is not None:
-            return self.clips
-        return np.arange(
-            len(cached_manifest(self.settings.data_folder(), self.split, self.settings.data.limit)), dtype=np.int64
-        )
-
-    def units(self) -> range:
-        return range(-(-len(self.wanted()) // self.settings.optim.batch_size))
-
-    def modalities(self) -> tuple[str, ...]:
-        from mmkd.models import describe_model
-
-        return tuple(dict.fromkeys(describe_model(folder)["modality"] for folder in self.folders))
-
-    def read(self, modalities: Sequence[str], unit: int) -> Block:
-        settings, size = self.settings, self.settings.optim.batch_size
-        folder = settings.data_folder()
-        manifest = cached_manifest(folder, self.split, settings.data.limit)
-        clips = np.full(size, PADDING, np.int64)
-        mine = self.wanted()[unit * size : (unit + 1) * size]
-        clips[: len(mine)] = mine
-        dataset, grid = cached_dataset(folder), self.clips is None
-        return read_unit(dataset, manifest, settings.views, clips, TEST_VIEW, modalities, grid=grid)
-
-
-class _Stage:
-    """All models on a block."""
-
-    def __init__(self, settings: Settings, folders: Sequence[str]):
-        self.ensemble = make_ensemble(settings, folders, cached_dataset(settings.data_folder()).heads)
-
-    def __call__(self, block: Block) -> Block:
-        return self.ensemble(block)
-
-
-def _blocks_here(job: _Job) -> Iterator[Block]:
-    stage, modalities = _Stage(job.settings, job.folders), job.modalities()
-    return (stage(job.read(modalities, unit)) for unit in job.units())
-
-
-def _blocks(job: _Job) -> Iterator[Block]:
-    from mmkd.units import read_units
-
-    settings = job.settings
-    configure_context(settings)
-    read, resources = partial(job.read, job.modalities()), settings.resources
-    dataset = read_units(read, job.units(), readers=resources.readers, num_cpus=resources.cpus_per_reader)
-    arguments = {"settings": settings, "folders": job.folders}
-    dataset = in_teacher_pool(dataset, settings, _Stage, arguments, settings.optim.batch_size)
-    yield from dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)

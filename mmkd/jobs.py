@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mmkd import __version__
+from mmkd.bank.choose import choose_bank
+from mmkd.bank.store import Bank
+from mmkd.bank.use import BankUse
 from mmkd.cluster import automatic_threads, check_fits, ray_session
 from mmkd.config import MODALITIES, Network, Settings, SettingsError
 from mmkd.dry_run import describe_packing, describe_training
@@ -67,12 +70,12 @@ def distill(settings: Settings) -> dict[str, Any]:
         return describe_training(settings, teach=False)
     with session(settings):
         ensure_data(settings)
-        if settings.teachers.retrain and settings.loss.distill_weight:
+        if settings.teachers.retrain and settings.loss.distils:
             settings = _retrain_teachers(settings)
         folders = teacher_folders(settings)
         if not folders:
             say("no teachers: the student learns from labels alone")
-        elif not settings.teachers.folders:
+        elif not settings.teachers.folders and not settings.teachers.only_in_bank:
             say("teachers: the tabletop teachers shipped with mmkd (teachers.retrain trains new ones)")
         work, hashes = plan_student(settings, folders)
         return _carry_out(work, hashes, "distill" if folders else "labels")
@@ -80,8 +83,9 @@ def distill(settings: Settings) -> dict[str, Any]:
 
 def train_teacher(settings: Settings) -> dict[str, Any]:
     """Train one teacher on labels, on the clips of `train` that are not held out."""
-    if settings.loss.distill_weight:
-        raise SettingsError("loss.distill_weight must be 0 for a teacher: it learns from labels.")
+    if settings.loss.distils:
+        which = "distill_weight" if settings.loss.distill_weight else "distill_weight_end"
+        raise SettingsError(f"loss.{which} must be 0 for a teacher: it learns from labels.")
     check_folders(settings)
     if settings.run.dry_run:
         return describe_training(settings, teach=True)
@@ -96,7 +100,7 @@ def _retrain_teachers(settings: Settings) -> Settings:
     for modality in MODALITIES:
         own = settings.model_copy(
             update={
-                "loss": settings.loss.model_copy(update={"distill_weight": 0.0, "label_weight": 1.0}),
+                "loss": settings.loss.labels_only(),
                 "teacher": Network(modality=modality),
                 "run": settings.run.model_copy(update={"name": ""}),
             }
@@ -116,23 +120,28 @@ def _carry_out(work: Work, teacher_hashes: dict[str, str], kind: str) -> dict[st
         if (result := run.result()) is not None:
             say(f"run {run.path} is finished; delete it, or choose another run.name, to train again")
             return result
+        work = choose_bank(work, teacher_hashes)
         if not settings.run.local:
-            check_fits(settings, len(work.teachers))
-        threads = automatic_threads(settings, len(work.teachers))
+            check_fits(settings, work.live_teachers)
+        threads = automatic_threads(settings, work.live_teachers)
         if (run.path / "metrics.jsonl").is_file():
             say(f"resuming run {run.path}")
         plan = work.plan
         say(
             f"run {run.path}: {len(plan.train)} clips x {plan.epochs} epochs in {plan.optimizer_steps} steps of "
             f"{plan.batch_size}; validation on {len(plan.val)}"
-            + (f"; {len(work.teachers)} teachers, weighed on {len(plan.weigh)}" if work.teachers else "")
+            + (f"; {len(work.teacher_names)} teachers, weighed on {len(plan.weigh)}" if work.teacher_names else "")
         )
+        if work.bank is not None:
+            say(f"teachers' answers: {_bank_text(work.bank)}")
         if len(dataset.heads) == 1 and (few := min(map(len, dataset.heads.values()))) < 5:
             say(f"with {few} classes, top-5 accuracy is top-{few}, which is 1: top-1 alone chooses the best model")
         began = time.monotonic()
         with follow(run.path, kind, plan.epochs, plan.optimizer_steps, settings.run.progress_seconds):
             _train(work, run.path, _facts(work, identity), threads)
         result = _result(work, run.path, kind, time.monotonic() - began)
+        if work.bank is not None and work.bank.writes:
+            Bank(Path(work.bank.folder)).save_coverage()
         run.finish(result)
         write_run_report(settings, run.path)
         return result
@@ -153,6 +162,14 @@ def _train(work: Work, run: Path, facts: dict[str, Any], threads: int) -> None:
     keep = keep_in_folder(run / "checkpoints", work.settings.run.keep_checkpoints)
     device = torch.device("cuda" if work.settings.resources.use_gpu else "cpu")
     run_worker(work, run, facts, device, lambda model: model.to(device), partial(blocks_in_process, work), keep)
+
+
+def _bank_text(use: BankUse) -> str:
+    if not use.reads:
+        return f"live, and kept in {use.folder}"
+    if use.complete:
+        return f"all from {use.folder}; no teacher is started"
+    return f"from {use.folder} where it has them, the rest live and kept"
 
 
 def _facts(work: Work, identity: dict[str, Any]) -> dict[str, Any]:
@@ -183,11 +200,14 @@ def _result(work: Work, run: Path, kind: str, seconds: float) -> dict[str, Any]:
     rows = [row for row in read_metrics(run) if row["kind"] == "epoch"]
     best = max(rows, key=lambda row: row["score"])
     rejects = run / "rejects.jsonl"
+    bank = {"bank": work.bank.folder} if work.bank is not None else {}
     return {
         "run_folder": str(run),
         "model": str(run / "best"),
         "kind": kind,
         "teachers": list(work.teachers),
+        **bank,
+        **({"teacher_answers": rows[-1]["teacher_answers"]} if work.teacher_names else {}),
         "epochs": len(rows),
         "best_epoch": best["epoch"],
         "val": {

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from mmkd.bank.use import answered
 from mmkd.plan import Plan, Step
 from mmkd.reader import PADDED, REAL, STATUS, Block
 from mmkd.workers import gather
@@ -37,7 +38,7 @@ class Meter:
         self.clips = self.mark_clips = self.mark_taught = self.steps = 0
         self.epoch_start, self.epoch_wait, self.epoch_clips = self.start, 0.0, 0
         self.first_wait = 0.0
-        self.read = 0
+        self.read = self.computed = self.replayed = 0
         self.new_broken: list[tuple[str, int, str]] = []
         self.all_broken: set[tuple[str, int, str]] = set()
 
@@ -70,7 +71,10 @@ class Meter:
         if step.phase == "train":
             self.clips += int(real.sum())
         if step.phase != "val" and "teacher_present" in block:
-            self.mark_taught += int(block["teacher_present"].sum())
+            computed, replayed = answered(block)
+            self.mark_taught += computed
+            self.computed += computed
+            self.replayed += replayed
 
     def rates(self, plan: Plan, position: int) -> dict[str, float]:
         now = time.monotonic()
@@ -96,10 +100,12 @@ class Meter:
         self.epoch_start, self.epoch_wait, self.epoch_clips = now, self.wait, self.clips
         return row
 
-    def take_broken(self) -> tuple[list[tuple[str, int, str]], int]:
-        """Broken clips of all workers since the last call, and how many clips were read."""
-        parts = gather((self.new_broken, self.read))
-        broken = sorted({clip for part, _ in parts for clip in part})
+    def take_counts(self) -> tuple[list[tuple[str, int, str]], int, int, int]:
+        """Broken clips of all workers since the last call, and how many clips were read, answers of teachers computed,
+        and replayed."""
+        parts = gather((self.new_broken, (self.read, self.computed, self.replayed)))
+        broken = sorted({clip for clips, _ in parts for clip in clips})
         self.all_broken |= set(broken)
-        self.new_broken, self.read = [], 0
-        return broken, sum(read for _, read in parts)
+        self.new_broken, self.read, self.computed, self.replayed = [], 0, 0, 0
+        read, computed, replayed = (sum(column) for column in zip(*(counts for _, counts in parts), strict=True))
+        return broken, read, computed, replayed

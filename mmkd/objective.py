@@ -11,6 +11,7 @@ from torch import Tensor
 from mmkd.config import Settings
 from mmkd.losses import active_heads, ce_per_row, feature_per_row, is_known, kd_per_row
 from mmkd.models.features import FeatureStudent
+from mmkd.optimizing import scheduled
 from mmkd.reader import Block
 from mmkd.teachers import combine, combine_probabilities, per_sample_weights, present_weights
 
@@ -48,12 +49,13 @@ class Targets:
 
 
 class Objective:
-    """Terms of the loss, by name: `kd/HEAD`, `ce/HEAD` and `feature`.
+    """Terms of the loss, by name: `kd/HEAD`, `ce/HEAD` and `feature`; it begins as in the first step of a training.
 
     Attributes:
         heads: those whose weight is not 0.
         shares: term to its share in the mean over heads that is recorded, head weights included.
-        weights: term to its weight in the loss.
+        temperature, distill_weight, label_weight: of the present step, see :meth:`set_progress`.
+        weights: term to its weight in the loss of the present step.
     """
 
     def __init__(self, settings: Settings, heads: Mapping[str, object], device: torch.device):
@@ -65,10 +67,19 @@ class Objective:
         number = len(self.heads)
         self.shares = {f"kd/{head}": loss.distill_head_weights.get(head, 1.0) / number for head in self.heads}
         self.shares |= {f"ce/{head}": loss.head_weights.get(head, 1.0) / number for head in self.heads}
-        of_kind = {"kd": loss.distill_weight, "ce": loss.label_weight}
-        self.weights = {term: share * of_kind[term.split("/")[0]] for term, share in self.shares.items()}
         if loss.feature_weight:
-            self.shares["feature"], self.weights["feature"] = 1.0, loss.feature_weight
+            self.shares["feature"] = 1.0
+        self.set_progress(0.0)
+
+    def set_progress(self, progress: float) -> None:
+        """Take the temperature and the weights that the schedules have at a place in the training, 0 (its first
+        optimiser step) to 1 (its last)."""
+        loss = self.settings.loss
+        self.temperature = scheduled(loss.temperature_schedule, loss.temperature, loss.temperature_end, progress)
+        self.distill_weight = scheduled(loss.weight_schedule, loss.distill_weight, loss.distill_weight_end, progress)
+        self.label_weight = scheduled(loss.weight_schedule, loss.label_weight, loss.label_weight_end, progress)
+        of_kind = {"kd": self.distill_weight, "ce": self.label_weight, "feature": loss.feature_weight}
+        self.weights = {term: share * of_kind[term.split("/")[0]] for term, share in self.shares.items()}
 
     def targets(self, block: Block, rows: np.ndarray, real: np.ndarray, weights: Mapping[str, Tensor]) -> Targets:
         """Targets of the rows; those that are not `real` (bool, all rows of the block) are taught nothing.
@@ -92,7 +103,7 @@ class Objective:
         if weights:
             present = tensor("teacher_present") & there[:, None]
             for head in self.heads:
-                answers = tensor(f"teacher_logits/{head}")
+                answers = tensor(f"teacher_logits/{head}").float()  # a bank's are fp16
                 own_weights = present_weights(self._weights(weights[head], answers, targets, head), present)
                 targets.teacher[head] = self._combine(answers, own_weights, labels[head].ndim == 2)
                 targets.taught[head] = own_weights.sum(dim=1) > 0
@@ -120,7 +131,7 @@ class Objective:
                     targets.teacher[head],
                     targets.labels[head],
                     kind=loss.kind,
-                    temperature=loss.temperature,
+                    temperature=self.temperature,
                     alpha=loss.dkd_alpha,
                     beta=loss.dkd_beta,
                 )
@@ -150,7 +161,7 @@ class Objective:
     def _combine(self, answers: Tensor, weights: Tensor, multi_label: bool) -> Tensor:
         if self.settings.teachers.ensemble == "logits":
             return combine(answers, weights)
-        return combine_probabilities(answers, weights, self.settings.loss.temperature, multi_label)
+        return combine_probabilities(answers, weights, self.temperature, multi_label)
 
 
 def _labelled(targets: Targets, head: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Optimisation: timm's optimisers and parameter groups, the learning rate of the plan, mixed precision, and EMA."""
+"""Optimisation: timm's optimisers and parameter groups, schedules over the plan, mixed precision, and EMA."""
 
 import math
 from contextlib import AbstractContextManager
@@ -47,8 +47,19 @@ def learning_rate(settings: Settings, plan: Plan, step: int) -> float:
     if step < warmup:
         return settings.optim.lr * (step + 1) / warmup
     progress = (step - warmup) / (plan.optimizer_steps - warmup)
-    shape = 0.5 * (1 + math.cos(math.pi * progress)) if settings.optim.schedule == "cosine" else 1 - progress
-    return settings.optim.lr * shape
+    return scheduled(settings.optim.schedule, settings.optim.lr, 0.0, progress)
+
+
+def scheduled(schedule: str, start: float, end: float, progress: float) -> float:
+    """A setting's value on its way from start to end: `linear`, or `cosine`, half a cosine; `constant`: start.
+
+    Args:
+        progress: place on the way, 0 (exactly start) to 1 (exactly end).
+    """
+    if schedule == "constant":
+        return start
+    left = 0.5 * (1 + math.cos(math.pi * progress)) if schedule == "cosine" else 1 - progress
+    return left * start + (1 - left) * end
 
 
 class Updater:

@@ -1,5 +1,8 @@
 """The plan as one ordered Ray Data execution: units -> read and decode -> teachers -> RGB, labels and logits.
 
+Where a bank holds a unit's answers they are read with it, and then neither what only teachers see is read, nor are the
+teachers asked.
+
 One block is one worker's share of one global batch, from the first stage to the last; with `preserve_order` and n
 workers, worker r is given blocks r, r + n, ... which are the plan's units for it.
 """
@@ -11,9 +14,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from mmkd.bank.use import BankUse, look_up
 from mmkd.config import Network, Settings
-from mmkd.plan import Plan
-from mmkd.reader import Block, read_plan_unit
+from mmkd.plan import PADDING, Plan
+from mmkd.reader import PADDED, REAL, Block, read_unit
 from mmkd.runs import write_json
 from mmkd.shards import Dataset, Manifest, open_dataset, read_manifest
 
@@ -29,8 +35,10 @@ class Work:
         data_folder: absolute path of the data set.
         plan: who sees what, when.
         network: the one in training.
-        teachers: model folders of the ensemble; empty: no teachers.
+        teachers: model folders of the ensemble; empty: no teachers, or none but in the bank.
+        teacher_names: short names of the ensemble's members.
         teacher_modalities: what the teachers see.
+        bank: where their answers are kept; None: nowhere.
         run_folder: where the run leaves its records.
     """
 
@@ -39,13 +47,25 @@ class Work:
     plan: Plan
     network: Network
     teachers: tuple[str, ...] = ()
+    teacher_names: tuple[str, ...] = ()
     teacher_modalities: tuple[str, ...] = ()
+    bank: BankUse | None = None
     run_folder: str = ""
 
-    def modalities(self) -> dict[str, Sequence[str]]:
-        """What each phase reads; validation needs no teachers."""
-        both = tuple(dict.fromkeys((self.network.modality, *self.teacher_modalities)))
-        return {"weigh": both, "train": both, "val": (self.network.modality,)}
+    @property
+    def live_teachers(self) -> int:
+        """Number of teachers that are started."""
+        replayed = self.bank is not None and (self.bank.mode == "replay" or self.bank.complete)
+        return 0 if replayed else len(self.teachers)
+
+    def modalities(self, phase: str, answered: bool = False) -> Sequence[str]:
+        """What is read in a phase; validation needs no teachers, nor does a unit that a bank answers for, and weighing
+        no student."""
+        if answered:
+            return (self.network.modality,) if phase == "train" else ()
+        if phase == "val":
+            return (self.network.modality,)
+        return tuple(dict.fromkeys((self.network.modality, *self.teacher_modalities)))
 
     def manifests(self) -> dict[str, Manifest]:
         data = self.settings.data
@@ -67,16 +87,38 @@ def cached_dataset(folder: str) -> Dataset:
 
 
 def read(work: Work, num_workers: int, unit: int) -> Block:
-    """Read and decode one unit of the plan."""
-    return read_plan_unit(
+    """Read and decode unit number step * num_workers + rank of the plan, with what a bank knows of it.
+
+    Raises:
+        NotInBankError: the bank has to answer and does not.
+    """
+    index, rank = divmod(unit, num_workers)
+    step, clips, views = work.plan.unit(index, rank, num_workers)
+    training = step.phase == "train"
+    manifest = work.manifests()["val" if step.phase == "val" else "train"]
+    known: Block = {}
+    if work.bank is not None and work.bank.reads and step.phase != "val":
+        try:
+            known = look_up(work.bank, work.settings.views, manifest, clips, views)
+        except ValueError as error:
+            leave_failure(work.run_folder, error)
+            raise
+    block = read_unit(
         cached_dataset(work.data_folder),
-        work.plan,
-        work.manifests(),
+        manifest,
         work.settings.views,
-        work.modalities(),
-        unit,
-        num_workers,
+        clips,
+        views,
+        work.modalities(step.phase, answered=bool(known) and bool(known["banked"][clips != PADDING].all())),
+        grid=step.phase == "val",
+        partners=work.plan.train if training else None,
     )
+    if known:
+        # A clip is broken where something that the teachers saw of it is, though it is not read again.
+        seen_as = np.where(known["banked"], known.pop("banked_status"), PADDED)
+        block["status"] = np.where((seen_as != PADDED) & (block["status"] == REAL), seen_as, block["status"])
+    place = {"step": np.full(len(clips), index, np.int64), "rank": np.full(len(clips), rank, np.int64), "view": views}
+    return block | place | known
 
 
 def leave_failure(run_folder: str, error: Exception) -> None:
@@ -89,7 +131,8 @@ def leave_failure(run_folder: str, error: Exception) -> None:
 
 
 class TeacherStage:
-    """The ensemble on the blocks of the phases that teachers take part in; the others pass."""
+    """The ensemble on the blocks of the phases that teachers take part in, as far as no bank answered; the others
+    pass."""
 
     def __init__(self, work: Work):
         heads = cached_dataset(work.data_folder).heads
@@ -136,7 +179,7 @@ def make_ensemble(
 
 def blocks_in_process(work: Work, start: int) -> Any:
     """The same blocks for one worker, in this process: what Ray Data has to agree with."""
-    stage = TeacherStage(work) if work.teachers else None
+    stage = TeacherStage(work) if work.live_teachers else None
     for unit in range(start, work.plan.num_steps):
         block = read(work, 1, unit)
         yield stage(block) if stage else block
@@ -172,7 +215,7 @@ def build_dataset(work: Work, start: int, num_workers: int) -> Any:
     dataset = read_units(
         partial(read, work, num_workers), units, readers=resources.readers, num_cpus=resources.cpus_per_reader
     )
-    if work.teachers:
+    if work.live_teachers:
         dataset = in_teacher_pool(dataset, work.settings, TeacherStage, {"work": work}, work.plan.share(num_workers))
     return dataset
 

@@ -75,7 +75,7 @@ def train_line(row: dict[str, Any], label: str, epochs: int, steps: int) -> str:
     return (
         f"{label}: epoch {row['epoch']}/{epochs}, step {row['step']}/{steps}, loss {row['loss']:.3f}, "
         f"{row['clips_per_second']:.0f} clips/s{taught}, waited for data {100 * row['wait_share']:.0f} %, "
-        f"{_duration(row['seconds_left'])} left"
+        f"{duration(row['seconds_left'])} left"
     )
 
 
@@ -87,7 +87,7 @@ def epoch_line(row: dict[str, Any], label: str, epochs: int) -> str:
         else f"{head} mAP {100 * metrics['mean_average_precision']:.1f} %"
         for head, metrics in row["val"].items()
     ]
-    return f"{label}: epoch {row['epoch']}/{epochs} done in {_duration(row['seconds'])}, val {', '.join(said)}"
+    return f"{label}: epoch {row['epoch']}/{epochs} done in {duration(row['seconds'])}, val {', '.join(said)}"
 
 
 def _write(text: str, over: bool, terminal: bool) -> None:
@@ -98,6 +98,7 @@ def _write(text: str, over: bool, terminal: bool) -> None:
     sys.stderr.flush()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time for people to read."""
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

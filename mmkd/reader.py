@@ -11,7 +11,7 @@ import soundfile
 from mmkd.config import Views
 from mmkd.extract.sound import resample
 from mmkd.media.clips import decode_frames
-from mmkd.plan import PADDING, Clips, Plan
+from mmkd.plan import PADDING, Clips
 from mmkd.shards import NO_LABEL, Dataset, Manifest, read_rows
 from mmkd.views import (
     Mix,
@@ -28,9 +28,9 @@ from mmkd.views import (
 )
 
 Block = dict[str, np.ndarray]
-"""Columns of one unit, each with as many rows as a worker's share: `step`, `rank`, `clip`, `status`, `label/HEAD`
-(of a multi-label head with an axis for its classes), and of each modality read its arrays and `has/MODALITY`; where
-clips are mixed, `mix/share` of the own clip and `mix_label/HEAD` of the other."""
+"""Columns of one unit, each with as many rows as a worker's share: `step`, `rank`, `clip`, `view`, `status`,
+`label/HEAD` (of a multi-label head with an axis for its classes), and of each modality read its arrays and
+`has/MODALITY`; where clips are mixed, `mix/share` of the own clip and `mix_label/HEAD` of the other."""
 
 REAL, PADDED, UNREADABLE, BAD_IMAGE, BAD_LENGTH, BAD_SOUND, BAD_BOX, BAD_LABEL = range(8)
 STATUS = {
@@ -113,27 +113,6 @@ def read_unit(
                 for name, value in columns.items():
                     block[name][row] = value
             row += 1
-    return block
-
-
-def read_plan_unit(
-    dataset: Dataset,
-    plan: Plan,
-    manifests: dict[str, Manifest],
-    views: Views,
-    modalities: dict[str, Sequence[str]],
-    unit: int,
-    num_workers: int,
-) -> Block:
-    """Unit number step * num_workers + rank of a plan; `modalities` are those that each phase reads."""
-    index, rank = divmod(unit, num_workers)
-    step, clips, numbers = plan.unit(index, rank, num_workers)
-    manifest = manifests["val" if step.phase == "val" else "train"]
-    partners = plan.train if step.phase == "train" else None
-    grid = step.phase == "val"
-    block = read_unit(dataset, manifest, views, clips, numbers, modalities[step.phase], grid=grid, partners=partners)
-    block["step"] = np.full(len(clips), index, np.int64)
-    block["rank"] = np.full(len(clips), rank, np.int64)
     return block
 
 

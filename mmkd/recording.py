@@ -47,6 +47,9 @@ class FolderRecorder:
         if self.first:
             write_json(self.run / "competence.json", competence.as_dict())
 
+    def notice(self, text: str) -> None:
+        self._append("notices.jsonl", {"text": text})
+
     def broken(self, clips: list[tuple[str, int, str]]) -> None:
         if self.first and clips:
             path = self.run / "rejects.jsonl"

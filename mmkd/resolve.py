@@ -18,7 +18,7 @@ def teacher_folders(settings: Settings) -> tuple[str, ...]:
     """Folders of the ensemble; none where nothing is distilled."""
     from mmkd.teachers import SHIPPED
 
-    if settings.loss.distill_weight == 0:
+    if not settings.loss.distils:
         return ()
     if settings.teachers.folders:
         return tuple(str(settings.home / "models" / folder) for folder in settings.teachers.folders)
@@ -31,7 +31,8 @@ def check_folders(settings: Settings) -> None:
 
     if settings.data.folder:
         cached_dataset(settings.data_folder())
-    for folder in () if settings.teachers.retrain else teacher_folders(settings):
+    unneeded = settings.teachers.retrain or settings.teachers.only_in_bank
+    for folder in () if unneeded else teacher_folders(settings):
         describe_model(folder)
 
 
@@ -43,23 +44,33 @@ def plan_teacher(settings: Settings) -> Work:
 
 
 def plan_student(settings: Settings, folders: tuple[str, ...]) -> tuple[Work, dict[str, str]]:
-    """The student's work, and the hash of each teacher, after checking that they fit the data."""
+    """The student's work, and the hash of each teacher, after checking that they fit the data.
+
+    Where a bank answers for teachers whose folders are not given, they are the bank's.
+    """
     data = settings.data
     dataset, train = cached_dataset(settings.data_folder()), _manifest(settings, data.train)
     descriptions: list[dict[str, Any]] = []
     hashes: dict[str, str] = {}
     weigh = np.zeros(0, np.int64)
-    if folders:
+    if folders and settings.teachers.only_in_bank:
+        from mmkd.bank.description import read_description
+
+        folders = ()
+        hashes = read_description(settings.home / "banks" / settings.teachers.bank).teachers
+    elif folders:
         from mmkd.teachers import teacher_names
 
         descriptions = matched_teachers(settings, dataset, folders)
         hashes = {n: d["weights_hash"] for n, d in zip(teacher_names(folders), descriptions, strict=True)}
+    if hashes:
         _, weigh = hold_out(train.clip_ids, data.weigh_share, data.weigh_seed)
         if not len(weigh):
             raise SettingsError("no clip is held out to weigh the teachers on; raise data.weigh_share.")
     seen = tuple(dict.fromkeys(description["modality"] for description in descriptions))
     plan = _plan(settings, np.arange(len(train), dtype=np.int64), weigh)
-    return Work(settings, settings.data_folder(), plan, settings.student, folders, seen), hashes
+    work = Work(settings, settings.data_folder(), plan, settings.student, folders, tuple(hashes), seen)
+    return work, hashes
 
 
 def matched_teachers(settings: Settings, dataset: Dataset, folders: Sequence[str]) -> list[dict[str, Any]]:

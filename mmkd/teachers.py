@@ -90,7 +90,8 @@ class Ensemble:
     """All teachers in one process; a call turns a block with modalities into one with RGB and logits only.
 
     The logits stay apart, `teacher_logits/HEAD` float32 [rows, teachers, classes], and unweighted, so that weighting,
-    gamma and temperature are settings of the training. `teacher_present` bool [rows, teachers] says who answered.
+    gamma and temperature are settings of the training. `teacher_present` bool [rows, teachers] says who answered. Rows
+    that a bank answered for (`banked`) keep its answers.
     Where `feature` names a teacher and a layer, `teacher_features` float32 [rows, width] is its output.
     """
 
@@ -128,10 +129,15 @@ class Ensemble:
     def __call__(self, block: Block) -> Block:
         rows, teachers = len(block["status"]), len(self.models)
         logits = {head: np.zeros((rows, teachers, n), np.float32) for head, n in self.heads.items()}
-        present = np.zeros((rows, teachers), bool)
+        present, asked = np.zeros((rows, teachers), bool), block["status"] == REAL
+        if "banked" in block:
+            asked &= ~block["banked"]
+            present |= block["teacher_present"]
+            for head, values in logits.items():
+                values += block[f"teacher_logits/{head}"]
         features = np.zeros((rows, self.feature_width), np.float32) if self.tap else None
         for number, model in enumerate(self.models):
-            answered = block.get(f"has/{model.modality}", np.zeros(rows, bool)) & (block["status"] == REAL)
+            answered = block.get(f"has/{model.modality}", np.zeros(rows, bool)) & asked
             for chunk in np.array_split(np.flatnonzero(answered), -(-int(answered.sum()) // self.batch_size) or 1):
                 if not len(chunk):
                     continue
@@ -139,8 +145,8 @@ class Ensemble:
                     logits[head][chunk, number] = values
                 if self.tap is not None and features is not None and number == self.tapped:
                     features[chunk] = self.tap.take().float().cpu().numpy()
-            present[:, number] = answered
-        small = ("step", "rank", "clip", "status")
+            present[answered, number] = True
+        small = ("step", "rank", "clip", "view", "status", "banked")
         parts = ("label/", "mix/", "mix_label/")
         kept = {name: block[name] for name in block if name in (*small, *self.keep) or name.startswith(parts)}
         kept |= {f"teacher_logits/{head}": values for head, values in logits.items()}

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmkd.bank.use import Keeper
 from mmkd.checkpoint import read_checkpoint
 from mmkd.competence import Competence, judge
 from mmkd.config import Settings
@@ -41,6 +42,9 @@ class Recorder(Protocol):
     def competence(self, competence: Competence) -> None:
         """The teachers were judged."""
 
+    def notice(self, text: str) -> None:
+        """Something that the person who runs this should know."""
+
     def broken(self, clips: list[tuple[str, int, str]]) -> None:
         """Broken clips met since the last call: split, number in its manifest, reason."""
 
@@ -57,6 +61,9 @@ class Fit:
         network: what is called in training; it exchanges gradients between workers.
         recogniser: the model in it.
         clip_id: from (split, number in its manifest) to a clip's id.
+        answers_computed, answers_replayed: of one teacher to one view of one clip each, by live teachers and from a
+            bank.
+        keeper: keeps what live teachers answer; None: nothing is kept.
     """
 
     network: nn.Module
@@ -76,6 +83,9 @@ class Fit:
     weights: dict[str, Tensor] = field(default_factory=dict)
     clips_read: int = 0
     clips_broken: int = 0
+    answers_computed: int = 0
+    answers_replayed: int = 0
+    keeper: Keeper | None = None
 
     @property
     def model(self) -> Recogniser:
@@ -91,13 +101,14 @@ class Fit:
 
     def state(self) -> dict[str, Any]:
         """All of the state that is not tensors; `position` is the only place in the plan that is kept."""
-        names = ("position", "best", "best_epoch", "competence", "clips_read", "clips_broken")
+        names = ["position", "best", "best_epoch", "competence", "clips_read", "clips_broken"]
+        names += ["answers_computed", "answers_replayed"]
         return {name: getattr(self, name) for name in names}
 
     def resume(self, checkpoint: Path) -> None:
         state = read_checkpoint(checkpoint, self.updater)
         for name in self.state():
-            setattr(self, name, state[name])
+            setattr(self, name, state.get(name, getattr(self, name)))
         if self.competence:
             self.use_competence(Competence(**self.competence))
 
@@ -126,6 +137,8 @@ def fit_blocks(fit: Fit, blocks: Iterable[Block], recorder: Recorder) -> None:
         if fit.settings.run.trace:
             seen = {"phase": step.phase, "epoch": step.epoch + 1, "clips": block["clip"][real].tolist()}
             recorder.trace({"position": fit.position + 1, "process": os.getpid(), **seen})
+        if fit.keeper is not None and step.phase != "val":
+            fit.keeper.add(block)
         if step.phase == "weigh":
             weigh.add({name: block[name][real] for name in _weigh_columns(fit)})
             if step.number == fit.plan.weigh_steps - 1:
@@ -140,8 +153,10 @@ def fit_blocks(fit: Fit, blocks: Iterable[Block], recorder: Recorder) -> None:
         fit.position += 1
         at_end = step.phase == "val" and step.number == fit.plan.val_steps - 1
         if at_end or (step.phase == "weigh" and step.number == fit.plan.weigh_steps - 1):
-            _count_broken(fit, meter, recorder)
+            _count(fit, meter, recorder)
         if at_end:
+            if fit.keeper is not None:
+                fit.keeper.flush()
             _end_epoch(fit, step, validation.pop(), meter, recorder)
     if fit.position < fit.plan.num_steps:
         raise RuntimeError(f"the data ended at step {fit.position} of {fit.plan.num_steps}; the run can be resumed.")
@@ -166,8 +181,10 @@ def _train_step(fit: Fit, step: Step, block: Block, real: np.ndarray) -> dict[st
     fit.network.train(bool(real.any()))
     if fit.frozen:
         fit.recogniser.backbone.eval()
+    number = fit.plan.optimizer_step(fit.position)
+    fit.objective.set_progress(number / max(fit.plan.optimizer_steps - 1, 1))
     targets = fit.objective.targets(block, rows, real, fit.weights)
-    counts = {term: number.clamp_min(1) for term, number in _over_workers(fit.objective.counts(targets)).items()}
+    counts = {term: count.clamp_min(1) for term, count in _over_workers(fit.objective.counts(targets)).items()}
     parts = np.array_split(np.arange(len(rows)), min(fit.settings.optim.accumulate, len(rows)))
     losses: list[dict[str, Tensor]] = []
     for part in parts:
@@ -185,7 +202,7 @@ def _train_step(fit: Fit, step: Step, block: Block, real: np.ndarray) -> dict[st
         bad = [~torch.isfinite(torch.stack(list(part.values()))).all(dim=0) for part in losses]
         raise _not_finite(fit, step, "the loss is", block["clip"][rows[torch.cat(bad).cpu().numpy()]])
     try:
-        fit.updater.step(fit.plan.optimizer_step(fit.position))
+        fit.updater.step(number)
     except FloatingPointError:
         raise _not_finite(fit, step, "the loss is finite but its gradients are", block["clip"][rows]) from None
     return terms
@@ -259,11 +276,15 @@ def _end_epoch(fit: Fit, step: Step, columns: Block, meter: Meter, recorder: Rec
     if is_best:
         fit.best, fit.best_epoch = score, step.epoch
     row = {"epoch": step.epoch + 1, "position": fit.position, "score": score, "val": metrics, **meter.epoch()}
+    if fit.weights:
+        row["teacher_answers"] = {"computed": fit.answers_computed, "replayed": fit.answers_replayed}
     recorder.epoch(row, fit, columns, is_best)
 
 
-def _count_broken(fit: Fit, meter: Meter, recorder: Recorder) -> None:
-    new, read = meter.take_broken()
+def _count(fit: Fit, meter: Meter, recorder: Recorder) -> None:
+    new, read, computed, replayed = meter.take_counts()
+    fit.answers_computed += computed
+    fit.answers_replayed += replayed
     fit.clips_read += read
     fit.clips_broken += len(new)
     recorder.broken(new)
@@ -280,4 +301,8 @@ def _train_row(fit: Fit, step: Step, done: int, terms: dict[str, Tensor], meter:
     row: dict[str, Any] = {"step": done, "position": fit.position + 1, "epoch": step.epoch + 1}
     row |= {name: float(value) for name, value in terms.items()}
     row["lr"] = max(group["lr"] for group in fit.updater.optimizer.param_groups)
+    if fit.settings.loss.temperature_schedule != "constant":
+        row["temperature"] = fit.objective.temperature
+    if fit.settings.loss.weight_schedule != "constant":
+        row |= {name: getattr(fit.objective, name) for name in ("distill_weight", "label_weight")}
     return row | meter.rates(fit.plan, fit.position)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmkd.bank.use import Keeper
 from mmkd.checkpoint import newest_checkpoint
 from mmkd.models import Recogniser, create_model, describe_model, load_model, start_from
 from mmkd.models.blocks import checkpoint_blocks
@@ -18,7 +19,6 @@ from mmkd.pipeline import Work, cached_dataset
 from mmkd.reader import Block, sound_rate
 from mmkd.recording import FolderRecorder, Keep
 from mmkd.runs import RunFolder, write_json
-from mmkd.teachers import teacher_names
 from mmkd.training import Fit, fit_blocks
 from mmkd.workers import gather, rank
 
@@ -70,7 +70,7 @@ def with_features(model: Recogniser, work: Work) -> nn.Module:
     loss = work.settings.loss
     if not (loss.feature_weight and work.teachers):
         return model
-    names = teacher_names(work.teachers)
+    names = work.teacher_names
     if loss.feature_teacher not in names:
         raise ValueError(f"loss.feature_teacher is {loss.feature_teacher!r}; the teachers are {', '.join(names)}.")
     teacher = load_model(work.teachers[names.index(loss.feature_teacher)])
@@ -127,7 +127,7 @@ def run_worker(
         work.plan,
         device,
         clip_id=lambda split, number: manifests[split].clip_ids[number],
-        teacher_names=teacher_names(work.teachers),
+        teacher_names=list(work.teacher_names),
         frozen=work.network.freeze_backbone,
     )
     folder = RunFolder(run)
@@ -141,7 +141,16 @@ def run_worker(
         note = {"position": fit.position, "torn": [str(path) for path in torn]}
         write_json(run / "position.json", note)
     if fit.position < work.plan.num_steps:
-        fit_blocks(fit, blocks(fit.position), FolderRecorder(run, manifests, facts, keep))
+        recorder = FolderRecorder(run, manifests, facts, keep)
+        if work.bank is not None and work.bank.writes:
+            stop = settings.teachers.if_bank_fails == "stop"
+            label = f"{run.name}-{rank()}"
+            fit.keeper = Keeper(work.bank, settings.views, manifests["train"], label, stop, recorder.notice)
+        try:
+            fit_blocks(fit, blocks(fit.position), recorder)
+        finally:
+            if fit.keeper is not None:
+                fit.keeper.flush()
 
 
 def start_position(run: Path) -> int:

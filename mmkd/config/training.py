@@ -119,10 +119,17 @@ class Teachers(Section):
     bank: str = ""
     """Folder of the bank, relative ones are under HOME/banks; empty: named after the data set and a hash of what its
     answers depend on (teachers, data, views)."""
+    bank_part: Annotated[str, Field(pattern=r"^[1-9]\d*/[1-9]\d*$")] = "1/1"
+    """record job: which share of the clips this job asks about, as 2/4; several jobs fill one bank side by side."""
     if_bank_fails: Literal["stop", "go_on"] = "stop"
     """What a training does when answers cannot be kept, e.g. on a full disk: stop, or go on without."""
     retrain: bool = False
     """Train the built-in teachers anew on this data set first, instead of taking the shipped ones."""
+
+    @property
+    def only_in_bank(self) -> bool:
+        """The teachers are those of a bank, wherever their models are."""
+        return self.mode == "replay" and bool(self.bank) and not self.folders
 
 
 class Loss(Section):
@@ -138,7 +145,7 @@ class Loss(Section):
     temperature_end: Annotated[float, Field(gt=0)] = 1.0
     """Temperature of the last step, where its schedule is not constant."""
     distill_weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the distillation term; 0 starts no teachers."""
+    """Weight of the distillation term; 0, with no schedule that raises it, starts no teachers."""
     label_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the cross-entropy with the labels."""
     weight_schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -172,12 +179,26 @@ class Loss(Section):
     def _something(self) -> "Loss":
         if self.distill_weight == 0 and self.label_weight == 0:
             raise ValueError("loss.distill_weight and loss.label_weight are both 0: there is nothing to learn from")
+        if self.weight_schedule != "constant" and self.distill_weight_end == 0 and self.label_weight_end == 0:
+            raise ValueError(
+                "loss.distill_weight_end and loss.label_weight_end are both 0: the last step has nothing to learn from"
+            )
         for name in ("head_weights", "distill_head_weights"):
             if any(weight < 0 for weight in getattr(self, name).values()):
                 raise ValueError(f"loss.{name} has a negative weight")
-        if self.feature_weight and not self.distill_weight:
+        if self.feature_weight and not self.distils:
             raise ValueError("loss.feature_weight needs teachers, which loss.distill_weight 0 does not start")
         return self
+
+    @property
+    def distils(self) -> bool:
+        """The distillation term has a weight at some time, so there are teachers."""
+        return self.distill_weight > 0 or (self.weight_schedule != "constant" and self.distill_weight_end > 0)
+
+    def labels_only(self) -> "Loss":
+        """The loss of a baseline and of a teacher: the same without anything that needs teachers."""
+        alone = {"distill_weight": 0.0, "label_weight": 1.0, "weight_schedule": "constant", "feature_weight": 0.0}
+        return self.model_copy(update=alone)
 
 
 class Optim(Section):

@@ -1,0 +1,1 @@
+"""The logit bank: teachers' answers kept, so that later epochs, students and sweeps need not ask; docs/sweeps.md."""
