@@ -25,9 +25,16 @@ Settings can also come from files: --config FILE.yaml, once or more; a later fil
 and flags over files (configs/ has recipes). --dry-run prints what would be done and reserved, and stops."""
 
 
-def main(job: str, about: str, run: Callable[[Settings], dict[str, Any]], **defaults: dict[str, Any]) -> None:
-    """Run a job from the command line; the last line of standard output is its result as one JSON object."""
-    settings = load_settings(None, job=job, about=about, **defaults)
+def main(
+    job: str,
+    about: str,
+    run: Callable[[Settings], dict[str, Any]],
+    folder: str = "rayjobs",
+    **defaults: dict[str, Any],
+) -> None:
+    """Run a job, FOLDER/JOB.py, from the command line; the last line of standard output is its result as one JSON
+    object."""
+    settings = load_settings(None, job=job, about=about, folder=folder, **defaults)
     try:
         result = run(settings)
     except (ValueError, OSError) as error:  # refused, with a message that says what to do
@@ -36,7 +43,9 @@ def main(job: str, about: str, run: Callable[[Settings], dict[str, Any]], **defa
     print(json.dumps(result), flush=True)
 
 
-def load_settings(argv: Sequence[str] | None, *, job: str, about: str, **defaults: dict[str, Any]) -> Settings:
+def load_settings(
+    argv: Sequence[str] | None, *, job: str, about: str, folder: str = "rayjobs", **defaults: dict[str, Any]
+) -> Settings:
     """Settings of a job from its command line; prints help or an error and exits as command lines do.
 
     Args:
@@ -55,7 +64,7 @@ def load_settings(argv: Sequence[str] | None, *, job: str, about: str, **default
             Settings,
             args=_flags(arguments),
             default=base,
-            prog=f"python rayjobs/{job}.py",
+            prog=f"python {folder}/{job}.py",
             description=about + FILES,
             use_underscores=True,
         )

@@ -21,8 +21,6 @@ def ray_session(settings: Settings) -> Iterator[str]:
         return
     # Ray says what it means to change in a later version; that is not for the people who run a job.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if not settings.run.ray_logs:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # what Ray's own processes write on the screen
     level = logging.INFO if settings.run.ray_logs else logging.ERROR
     common: dict[str, Any] = {"log_to_driver": settings.run.ray_logs, "logging_level": level}
     address = running_cluster()

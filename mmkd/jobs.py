@@ -1,7 +1,7 @@
 """Jobs from settings: resolve data, teachers and plan, carry it out in a run folder, and say what came of it."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -21,6 +21,8 @@ from mmkd.resolve import check_folders, plan_student, plan_teacher, run_folder, 
 from mmkd.run_report import write_run_report
 from mmkd.runs import RunFolder, read_metrics
 from mmkd.storage import is_file, join, name_of
+
+Report = Callable[[dict[str, Any]], None]
 
 
 @contextmanager
@@ -61,8 +63,12 @@ def pack_data(settings: Settings) -> dict[str, Any]:
         return pack(settings, say, on_ray=not settings.run.local)
 
 
-def distill(settings: Settings) -> dict[str, Any]:
-    """Train a student from an ensemble, from labels, or from both; resumes, and says so when it is finished."""
+def distill(settings: Settings, report: Report | None = None) -> dict[str, Any]:
+    """Train a student from an ensemble, from labels, or from both; resumes, and says so when it is finished.
+
+    Args:
+        report: of a trial of Ray Tune, which is told how good the best epoch so far is after each.
+    """
     if settings.student.modality != "rgb":
         raise SettingsError(f"student.modality is {settings.student.modality!r}; a student sees rgb.")
     check_folders(settings)
@@ -78,7 +84,7 @@ def distill(settings: Settings) -> dict[str, Any]:
         elif not settings.teachers.folders and not settings.teachers.only_in_bank:
             say("teachers: the tabletop teachers shipped with mmkd (teachers.retrain trains new ones)")
         work, hashes = plan_student(settings, folders)
-        return _carry_out(work, hashes, "distill" if folders else "labels")
+        return _carry_out(work, hashes, "distill" if folders else "labels", report)
 
 
 def train_teacher(settings: Settings) -> dict[str, Any]:
@@ -110,7 +116,7 @@ def _retrain_teachers(settings: Settings) -> Settings:
     return settings.model_copy(update={"teachers": teachers})
 
 
-def _carry_out(work: Work, teacher_hashes: dict[str, str], kind: str) -> dict[str, Any]:
+def _carry_out(work: Work, teacher_hashes: dict[str, str], kind: str, report: Report | None = None) -> dict[str, Any]:
     """Train in the run folder, or say that it is done already."""
     settings, dataset = work.settings, cached_dataset(work.data_folder)
     identity = {"kind": kind, "data": dataset.fingerprint, "teachers": teacher_hashes}
@@ -138,7 +144,7 @@ def _carry_out(work: Work, teacher_hashes: dict[str, str], kind: str) -> dict[st
             say(f"with {few} classes, top-5 accuracy is top-{few}, which is 1: top-1 alone chooses the best model")
         began = time.monotonic()
         with follow(run.path, kind, plan.epochs, plan.optimizer_steps, settings.run.progress_seconds):
-            _train(work, run.path, _facts(work, identity), threads)
+            _train(work, run.path, _facts(work, identity), threads, report)
         result = _result(work, run.path, kind, time.monotonic() - began)
         if work.bank is not None and work.bank.writes:
             Bank(Path(work.bank.folder)).save_coverage()
@@ -147,11 +153,11 @@ def _carry_out(work: Work, teacher_hashes: dict[str, str], kind: str) -> dict[st
         return result
 
 
-def _train(work: Work, run: Path, facts: dict[str, Any], threads: int) -> None:
+def _train(work: Work, run: Path, facts: dict[str, Any], threads: int, report: Report | None) -> None:
     if not work.settings.run.local:
         from mmkd.ray_train import train_on_ray
 
-        train_on_ray(work, run, facts, threads)
+        train_on_ray(work, run, facts, threads, in_trial=report is not None)
         return
     import torch
 
@@ -159,7 +165,7 @@ def _train(work: Work, run: Path, facts: dict[str, Any], threads: int) -> None:
     from mmkd.worker import run_worker
 
     torch.set_num_threads(threads)
-    keep = keep_in_folder(run / "checkpoints", work.settings.run.keep_checkpoints)
+    keep = keep_in_folder(run / "checkpoints", work.settings.run.keep_checkpoints, report)
     device = torch.device("cuda" if work.settings.resources.use_gpu else "cpu")
     run_worker(work, run, facts, device, lambda model: model.to(device), partial(blocks_in_process, work), keep)
 

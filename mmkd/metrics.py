@@ -164,6 +164,20 @@ def selection_score(
     return float(np.mean(scores))
 
 
+def headline(metrics: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """accuracy, ece and nll of the action, or of the only head; where all are multi-label, the mean average precision
+    as accuracy, and nothing else.
+
+    Args:
+        metrics: of :func:`evaluate_heads`.
+    """
+    single = [head for head, each in metrics.items() if "accuracy" in each]
+    if not single:
+        return {"accuracy": float(np.mean([each["mean_average_precision"] for each in metrics.values()]))}
+    chosen = metrics["action" if "action" in metrics else single[0]]
+    return {name: chosen[name] for name in ("accuracy", "ece", "nll")}
+
+
 def paired_difference(correct_a: ArrayLike, correct_b: ArrayLike) -> tuple[float, float]:
     """Difference of two accuracies on the same clips, a minus b, and its standard error (paired by clip)."""
     difference = np.asarray(correct_a, np.float64) - np.asarray(correct_b, np.float64)

@@ -13,8 +13,11 @@ from mmkd.reader import Block
 from mmkd.worker import run_worker, start_position
 
 
-def train_on_ray(work: Work, run: Path, facts: dict[str, Any], threads: int) -> None:
+def train_on_ray(work: Work, run: Path, facts: dict[str, Any], threads: int, in_trial: bool = False) -> None:
     """Carry out the plan on the cluster with `threads` a worker; returns when it is done.
+
+    Args:
+        in_trial: this process is a trial of Ray Tune, which is told what the workers report.
 
     Raises:
         ValueError: what the plan is made of was refused by the workers (teachers, data); the message says what.
@@ -37,6 +40,7 @@ def train_on_ray(work: Work, run: Path, facts: dict[str, Any], threads: int) -> 
         run_config=ray.train.RunConfig(
             name="checkpoints",
             storage_path=str(run),
+            callbacks=_tell_tune() if in_trial else None,
             failure_config=ray.train.FailureConfig(max_failures=work.settings.run.max_restarts),
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=work.settings.run.keep_checkpoints, checkpoint_score_attribute="score"
@@ -50,6 +54,12 @@ def train_on_ray(work: Work, run: Path, facts: dict[str, Any], threads: int) -> 
     finally:
         if failure.is_file():
             raise ValueError(json.loads(failure.read_text())["error"])
+
+
+def _tell_tune() -> list[Any]:
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    return [TuneReportCallback()]
 
 
 def _placeholder() -> Any:

@@ -61,8 +61,10 @@ class FolderRecorder:
 
     def epoch(self, row: dict[str, Any], fit: Fit, answers: Block, is_best: bool) -> None:
         name = f"checkpoint_{row['position']:09d}"
+        # Of the best epoch so far: what the model in best/ is worth.
+        metrics = {"score": row["score"], "epoch": row["epoch"], **fit.best_val}
         if not self.first:
-            self.keep(None, name, {"score": row["score"]})
+            self.keep(None, name, metrics)
             return
         if is_best:
             if (predictions := self._predictions(fit, answers)) is not None:
@@ -70,14 +72,14 @@ class FolderRecorder:
             learnt = {**self.facts, "epoch": row["epoch"], "val": row["val"], "competence": fit.competence}
             save_model(fit.model, self.run / "best", learnt)
         self._append("metrics.jsonl", {"kind": "epoch", **row})
-        for head, metrics in row["val"].items():
+        for head, values in row["val"].items():
             for key in ("accuracy", "mean_average_precision", "ece", "nll"):
-                if key in metrics:
-                    self.board.add_scalar(f"val/{head}_{key}", metrics[key], row["epoch"])
+                if key in values:
+                    self.board.add_scalar(f"val/{head}_{key}", values[key], row["epoch"])
         self.board.flush()
         with tempfile.TemporaryDirectory(prefix="mmkd-checkpoint-") as folder:
             write_checkpoint(Path(folder), fit.updater, fit.state())
-            self.keep(Path(folder), name, {"score": row["score"]})
+            self.keep(Path(folder), name, metrics)
 
     def _predictions(self, fit: Fit, answers: Block) -> Predictions | None:
         heads = [head for head in fit.heads if answers[f"label/{head}"].ndim == 1]
@@ -96,8 +98,8 @@ class FolderRecorder:
             file.write(json.dumps(row) + "\n")
 
 
-def keep_in_folder(checkpoints: Path, number: int) -> Keep:
-    """Keep the newest `number` checkpoints and the best one in a folder, without Ray."""
+def keep_in_folder(checkpoints: Path, number: int, report: Callable[[dict[str, Any]], None] | None = None) -> Keep:
+    """Keep the newest `number` checkpoints and the best one in a folder, without Ray; `report` is told of each."""
 
     def keep(folder: Path | None, name: str, metrics: dict[str, Any]) -> None:
         assert folder is not None
@@ -109,5 +111,7 @@ def keep_in_folder(checkpoints: Path, number: int) -> Keep:
         for path in kept[:-number]:
             if path != best:
                 shutil.rmtree(path)
+        if report is not None:
+            report(metrics)
 
     return keep

@@ -43,13 +43,8 @@ def write_run_report(settings: Settings, run: Path) -> None:
 
 def facts(settings: Settings, results: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
     """What a reader needs to judge the figures and to repeat them."""
-    import ray
-    import torch
-
-    dataset = cached_dataset(settings.data_folder())
-    splits = ", ".join(f"{name} {split['clips']}" for name, split in dataset.splits.items())
     resources, teachers = settings.resources, settings.teachers
-    rows = [("data", f"{settings.data_folder()} ({splits} clips; {dataset.fingerprint})")]
+    rows = [data_facts(settings)[0]]
     rows.append(("seeds", f"run {settings.run.seed}, views {settings.views.seed}, weigh {settings.data.weigh_seed}"))
     for name, result in results.items():
         rows.append(
@@ -68,11 +63,21 @@ def facts(settings: Settings, results: dict[str, dict[str, Any]]) -> list[tuple[
             f"{resources.readers} readers at a time",
         )
     )
+    rows.append(data_facts(settings)[1])
+    return rows
+
+
+def data_facts(settings: Settings) -> list[tuple[str, str]]:
+    """The data set, and the versions of what was used."""
+    import ray
+    import torch
+
+    dataset = cached_dataset(settings.data_folder())
+    splits = ", ".join(f"{name} {split['clips']}" for name, split in dataset.splits.items())
     versions = (
         f"mmkd {__version__}, Python {platform.python_version()}, torch {torch.__version__}, ray {ray.__version__}"
     )
-    rows.append(("versions", versions))
-    return rows
+    return [("data", f"{settings.data_folder()} ({splits} clips; {dataset.fingerprint})"), ("versions", versions)]
 
 
 def example_strips(settings: Settings, split: str, number: int) -> list[Strip]:

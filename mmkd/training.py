@@ -21,7 +21,7 @@ from mmkd.competence import Competence, judge
 from mmkd.config import Settings
 from mmkd.inputs import inputs_of, mean_logits
 from mmkd.meter import Collector, Meter
-from mmkd.metrics import evaluate_heads, selection_score
+from mmkd.metrics import evaluate_heads, headline, selection_score
 from mmkd.models import Recogniser
 from mmkd.objective import Objective, Targets
 from mmkd.optimizing import Updater
@@ -79,6 +79,7 @@ class Fit:
     position: int = 0
     best: float = -1.0
     best_epoch: int = -1
+    best_val: dict[str, float] = field(default_factory=dict)
     competence: dict[str, Any] | None = None
     weights: dict[str, Tensor] = field(default_factory=dict)
     clips_read: int = 0
@@ -101,7 +102,7 @@ class Fit:
 
     def state(self) -> dict[str, Any]:
         """All of the state that is not tensors; `position` is the only place in the plan that is kept."""
-        names = ["position", "best", "best_epoch", "competence", "clips_read", "clips_broken"]
+        names = ["position", "best", "best_epoch", "best_val", "competence", "clips_read", "clips_broken"]
         names += ["answers_computed", "answers_replayed"]
         return {name: getattr(self, name) for name in names}
 
@@ -274,7 +275,7 @@ def _end_epoch(fit: Fit, step: Step, columns: Block, meter: Meter, recorder: Rec
     score = selection_score(metrics, logits, labels)
     is_best = score > fit.best
     if is_best:
-        fit.best, fit.best_epoch = score, step.epoch
+        fit.best, fit.best_epoch, fit.best_val = score, step.epoch, headline(metrics)
     row = {"epoch": step.epoch + 1, "position": fit.position, "score": score, "val": metrics, **meter.epoch()}
     if fit.weights:
         row["teacher_answers"] = {"computed": fit.answers_computed, "replayed": fit.answers_replayed}

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from mmkd.metrics import evaluate_heads
+from mmkd.report.figures import epoch_axes
 from mmkd.report.page import Curve, Report, Strip, write_report
 from mmkd.report.predictions import Predictions, outcomes
 from mmkd.report.table import comparison, difference, format_table
@@ -197,20 +199,7 @@ def test_many_heads_are_shown_in_blocks_that_fit() -> None:
 def test_clips_without_any_label_give_dashes(tmp_path: Path) -> None:
     blind = Predictions("student", ["a", "b"], {"verb": [-1, -1]}, {"verb": np.eye(2, 3)})
     assert re.search(r"student +- +- +- +-\n", format_table(comparison([blind])))
-    page = written(
-        tmp_path,
-        Report(
-            "t",
-            "",
-            [],
-            {"verb": CLASSES["verb"]},
-            [
-                blind,
-            ],
-            [],
-            [],
-        ),
-    )
+    page = written(tmp_path, Report("t", "", [], {"verb": CLASSES["verb"]}, [blind], [], []))
     assert "nan" not in text_of(page)
 
 
@@ -261,6 +250,17 @@ def test_the_page_loads_nothing(tmp_path: Path) -> None:
     assert all(source.startswith(("data:image/svg+xml;base64,", "data:image/jpeg;base64,")) for source in sources)
     assert "//" not in re.sub(r"base64,[^\"]*", "", page)
     assert not re.search(r"<(script|link|iframe|object)\b|url\(|@import|\bhref=", page)
+
+
+@pytest.mark.parametrize("values", [[60.0], [60.0, 60.1], [10.0, 100.0], [0.0, 0.0]])
+def test_a_ring_around_the_highest_point_is_whole(values: list[float]) -> None:
+    figure = Figure(figsize=(4.4, 3.0))
+    axes = figure.subplots()
+    axes.plot(range(len(values)), values)
+    epoch_axes(axes)
+    low, high = axes.get_ylim()
+    room = 72 * 3.0 * axes.get_position().height * (high - max(values)) / (high - low)
+    assert low == 0 and room > 6.5  # points: half the ring's size and line
 
 
 def test_the_same_report_gives_the_same_file(tmp_path: Path) -> None:

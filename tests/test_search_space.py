@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from mmkd.config import Settings, SettingsError
-from mmkd.search_space import FIELDS, Dimension, SearchSpace, apply, parse_space, read_space
+from mmkd.sweep.space import FIELDS, Dimension, SearchSpace, apply, parse_space, read_space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

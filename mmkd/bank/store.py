@@ -62,6 +62,11 @@ class Bank:
         return int((self._place >= 0).sum())
 
     @property
+    def written(self) -> int:
+        """Rows in the parts, with those that newer ones replace."""
+        return int(self._starts[-1])
+
+    @property
     def parts(self) -> list[str]:
         return list(self._names)
 
@@ -93,6 +98,12 @@ class Bank:
         first = self._starts[-1]
         self._starts = np.append(self._starts, first + len(clips))
         self._place[views + 1, clips] = first + np.arange(len(clips))
+
+    def keys(self) -> tuple[Clips, Clips]:
+        """Clips and views of all answers, in the order in which they lie."""
+        views, clips = np.nonzero(self._place >= 0)
+        order = np.argsort(self._place[views, clips])
+        return clips[order], views[order] - 1
 
     def has(self, clips: Clips, views: Clips) -> NDArray[np.bool_]:
         """Which (clip, view) the bank holds an answer to; TEST_VIEW is a view as well. bool [rows]."""

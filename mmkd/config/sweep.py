@@ -18,9 +18,9 @@ class Sweep(Section):
     """optuna: its TPE sampler, which learns from the trials before; random; grid: all combinations of a space that has
     only choices."""
     scheduler: Literal["asha", "median", "none"] = "asha"
-    """Which trials are stopped early: asha, all but the best share at 1, 3, 9, ... epochs; median: those below the
+    """Which trials are stopped early: asha, all but the best share at 2, 6, 18, ... epochs; median: those below the
     median of the others so far."""
-    grace_epochs: Positive = 1
+    grace_epochs: Positive = 2
     """Epochs that every trial is given."""
     reduction: Annotated[int, Field(ge=2)] = 3
     """asha: one of this many trials goes on at each rung."""

@@ -20,8 +20,9 @@ from mmkd.metrics import binned_calibration_error, reliability
 from mmkd.report.predictions import Outcomes
 from mmkd.report.table import NORMAL_95, percent
 
-# Okabe and Ito's palette, told apart with any kind of colour vision; teachers stay grey.
-COLOURS = {"student": "#0072B2", "baseline": "#D55E00", "ensemble": "#009E73"}
+# Okabe and Ito's palette, told apart with any kind of colour vision; teachers stay grey. The best trial of a sweep is
+# violet, told apart from these and from viridis.
+COLOURS = {"student": "#0072B2", "baseline": "#D55E00", "ensemble": "#009E73", "best": "#AA00FF"}
 SPARE_COLOURS = ("#CC79A7", "#56B4E9", "#E69F00", "#000000")
 TEACHER_COLOUR = "#767676"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -75,7 +76,7 @@ def colours(names: Sequence[str]) -> dict[str, str]:
     return result
 
 
-def _picture(
+def picture(
     width: float, height: float
 ) -> Callable[[Callable[Concatenate[Figure, Drawing], None]], Callable[Drawing, str]]:
     """Make a function that draws on a figure of width x height inches into one that returns a data: URI."""
@@ -96,7 +97,7 @@ def _picture(
     return wrap
 
 
-@_picture(4.4, 3.0)
+@picture(4.4, 3.0)
 def accuracy_dots(figure: Figure, rows: Sequence[Mapping[str, Any]], head: str, chance: float | None) -> None:
     """Accuracy of each model in a head; thick bars are one standard error, thin ones a 95 % interval.
 
@@ -113,7 +114,7 @@ def accuracy_dots(figure: Figure, rows: Sequence[Mapping[str, Any]], head: str, 
         axes.errorbar(middle, place, xerr=error, color=own, linewidth=3.5, marker="o", markersize=6)
     if chance is not None:
         axes.axvline(100 * chance, color=INK, linestyle=":", linewidth=1)
-        _label(axes, "commonest class", (100 * chance, 0), (4, 5), rotation=90, va="top")
+        small_text(axes, "commonest class", (100 * chance, 0), (4, 5), rotation=90, va="top")
     axes.set_yticks(range(len(rows)), [row["name"][:26] for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(left=0)
@@ -121,7 +122,7 @@ def accuracy_dots(figure: Figure, rows: Sequence[Mapping[str, Any]], head: str, 
     axes.grid(axis="y", visible=False)
 
 
-@_picture(4.4, 3.0)
+@picture(4.4, 3.0)
 def accuracy_gain(figure: Figure, gain: Mapping[str, Mapping[str, Any]], title: str, colour: str) -> None:
     """Differences in accuracy with their 95 % intervals, from `difference`."""
     axes = figure.subplots()
@@ -129,7 +130,7 @@ def accuracy_gain(figure: Figure, gain: Mapping[str, Mapping[str, Any]], title: 
         middle, low, high = (100 * entry["accuracy"][key] for key in ("difference", "low", "high"))
         axes.plot([low, high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
         axes.plot(middle, place, "o", color=colour, markersize=7)
-        _label(axes, f"{middle:+.1f}", (middle, place), (0, 8), ha="center")
+        small_text(axes, f"{middle:+.1f}", (middle, place), (0, 8), ha="center")
     axes.axvline(0, color=INK, linewidth=1)
     axes.set_yticks(range(len(gain)), list(gain))
     axes.set_ylim(len(gain) - 0.4, -0.6)
@@ -140,7 +141,7 @@ def accuracy_gain(figure: Figure, gain: Mapping[str, Mapping[str, Any]], title: 
     axes.grid(axis="y", visible=False)
 
 
-@_picture(4.4, 3.0)
+@picture(4.4, 3.0)
 def training_curve(figure: Figure, curves: Sequence[Curve], key: str, label: str) -> None:
     """A figure of the `train` rows against the optimiser step; many points are drawn with their running mean."""
     axes, colour = figure.subplots(), colours([curve.name for curve in curves])
@@ -162,7 +163,7 @@ def training_curve(figure: Figure, curves: Sequence[Curve], key: str, label: str
     axes.legend()
 
 
-@_picture(4.4, 3.0)
+@picture(4.4, 3.0)
 def validation_curve(figure: Figure, curves: Sequence[Curve], head: str) -> None:
     """Validation accuracy of a head after each epoch, or the mean average precision of a multi-label one; the epoch
     with the best score is ringed."""
@@ -178,15 +179,12 @@ def validation_curve(figure: Figure, curves: Sequence[Curve], head: str) -> None
         own = colour[curve.name]
         axes.plot(epochs, values, color=own, marker=marker, markersize=4, linewidth=1.8, label=curve.name)
         best = max(range(len(rows)), key=lambda i: rows[i]["score"])
-        axes.plot(epochs[best], values[best], "o", color=own, markersize=11, fillstyle="none", markeredgewidth=1.5)
-    axes.set_ylim(bottom=0)
-    axes.margins(y=0.1)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set_xlabel("epoch")
+        ring(axes, epochs[best], values[best], own)
+    epoch_axes(axes)
     axes.legend(loc="lower right")
 
 
-@_picture(3.4, 3.9)
+@picture(3.4, 3.9)
 def reliability_diagram(figure: Figure, name: str, result: Outcomes) -> None:
     """Accuracy of each bin of confidence against the confidence itself, over a histogram of the confidence.
 
@@ -213,7 +211,7 @@ def reliability_diagram(figure: Figure, name: str, result: Outcomes) -> None:
     lower.yaxis.set_major_locator(MaxNLocator(2))
     mean = float(100 * confidence.mean())
     lower.axvline(mean, color=INK, linewidth=1)
-    _label(lower, "mean", (mean, 1), (4, -2), xycoords=("data", "axes fraction"), va="top")
+    small_text(lower, "mean", (mean, 1), (4, -2), xycoords=("data", "axes fraction"), va="top")
 
 
 def frame_image(frame: NDArray[np.uint8]) -> str:
@@ -223,10 +221,24 @@ def frame_image(frame: NDArray[np.uint8]) -> str:
     return _data_uri("image/jpeg", buffer.getvalue())
 
 
-def _label(axes: Axes, text: str, place: tuple[float, float], offset: tuple[float, float], **how: Any) -> None:
+def small_text(axes: Axes, text: str, place: tuple[float, float], offset: tuple[float, float], **how: Any) -> None:
     """Small text on a white ground, `offset` points away from a place."""
     ground = {"color": "white", "pad": 0.6, "alpha": 0.8}
     axes.annotate(text, place, offset, textcoords="offset points", fontsize=8, bbox=ground, **how)
+
+
+def ring(axes: Axes, x: float, y: float, colour: str) -> None:
+    """A ring around a point of a curve, above all curves."""
+    axes.plot(x, y, "o", color=colour, markersize=11, fillstyle="none", markeredgewidth=1.5, zorder=4)
+
+
+def epoch_axes(axes: Axes) -> None:
+    """Whole epochs below; at the side from 0 to so far above what was drawn that a ring at the top is whole."""
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlabel("epoch")
+    axes.update_datalim([(0, 0)], updatex=False)
+    axes.margins(y=0.1)
+    axes.set_ylim(bottom=0)
 
 
 def _running_mean(values: NDArray[np.float64], span: int) -> NDArray[np.float64]:

@@ -69,7 +69,8 @@ def write_report(path: Path, report: Report) -> None:
         _reliability(_compared(report)),
         _competence(report.competence),
         _strips(report),
-        _facts(report.facts, report.settings_yaml),
+        facts_section("The run", report.facts),
+        settings_section("config.yaml, complete", report.settings_yaml),
     ]
     page = html_page(report.title, "".join(sections))
     path = Path(path)
@@ -87,6 +88,55 @@ def html_page(title: str, body: str, css: str = "") -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{CSS}{css}</style></head>\n"
         f"<body><main>{body}</main></body></html>\n"
+    )
+
+
+def figure_html(uri: str, alt: str, caption: str = "") -> str:
+    """A picture, with its caption below if it has one."""
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f'<figure><img class="picture" src="{uri}" alt="{escape(alt)}">{below}</figure>'
+
+
+def panels_html(figures_html: Sequence[str]) -> str:
+    """Figures side by side, as many as there is room for; nothing where there are none."""
+    return f'<div class="panels">{"".join(figures_html)}</div>' if figures_html else ""
+
+
+def learning_panels(curves: Sequence[Curve]) -> list[str]:
+    """Figures of the runs' losses and validation; none of what no run has."""
+    trained = [curve for curve in curves if curve.of("train")]
+    validated = [curve for curve in curves if curve.of("epoch")]
+    panels = []
+    if trained:
+        said = "Training loss; many points are drawn faintly, with their running mean."
+        if len(trained) > 1:
+            said += " Runs with other loss weights have other losses: compare the shapes, not the heights."
+        uri = figures.training_curve(trained, "loss", "training loss")
+        panels.append(figure_html(uri, "Training loss against the optimiser step.", said))
+    if any(row.get("ce") and row["ce"] != row["loss"] for curve in trained for row in curve.of("train")):
+        uri = figures.training_curve(trained, "ce", "cross-entropy with labels")
+        said = "Cross-entropy with the labels on training clips, whether or not the run learns from it."
+        panels.append(figure_html(uri, "Cross-entropy against the optimiser step.", said))
+    for head in dict.fromkeys(head for curve in validated for row in curve.of("epoch") for head in row["val"]):
+        uri = figures.validation_curve(validated, head)
+        said = f"Validation, {head}. Ring: the epoch with the best score."
+        panels.append(figure_html(uri, f"Validation of {head} against the epoch.", said))
+    return panels
+
+
+def facts_section(title: str, facts: Sequence[tuple[str, str]]) -> str:
+    """Names and values; nothing where there are none."""
+    entries = "".join(f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>" for name, value in facts)
+    return f'<section><h2>{escape(title)}</h2><dl class="card facts">{entries}</dl></section>' if facts else ""
+
+
+def settings_section(summary: str, settings_yaml: str) -> str:
+    """Settings, folded away; nothing where there are none."""
+    if not settings_yaml.strip():
+        return ""
+    return (
+        f'<section><h2>Settings</h2><details class="card"><summary>{escape(summary)}</summary>'
+        f"<pre>{escape(settings_yaml)}</pre></details></section>"
     )
 
 
@@ -140,12 +190,14 @@ def _comparison(report: Report, rows: Sequence[Mapping[str, Any]], gain: Gain) -
     if len(rows) > 1:
         chance = _commonest(report.predictions[-1], head)
         said = "Thick bars: one standard error. Thin bars: 95 % interval."
-        pictures.append(_figure(figures.accuracy_dots(rows, head, chance), f"Accuracy of each model, {head}.", said))
+        uri = figures.accuracy_dots(rows, head, chance)
+        pictures.append(figure_html(uri, f"Accuracy of each model, {head}.", said))
     if gain and report.difference:
         title = " − ".join(report.difference)
         colour = figures.colours(report.difference)[report.difference[0]]
         said = f"{title}, with 95 % intervals; to the right, {report.difference[0]} is better."
-        pictures.append(_figure(figures.accuracy_gain(gain, title, colour), f"Differences in accuracy, {title}.", said))
+        uri = figures.accuracy_gain(gain, title, colour)
+        pictures.append(figure_html(uri, f"Differences in accuracy, {title}.", said))
     note = (
         f"{clips_text(rows)}. Accuracy in %, ± one standard error. ECE: expected calibration error, points. "
         "NLL: negative log-likelihood, nats; for both less is better."
@@ -156,29 +208,13 @@ def _comparison(report: Report, rows: Sequence[Mapping[str, Any]], gain: Gain) -
     differences = gain_table(gain, " − ".join(report.difference)) if gain and report.difference else ""
     return (
         f'<section><h2>Comparison</h2><div class="card">{table}<p class="soft">{escape(note)}</p></div>'
-        f"{differences}{_panels(pictures)}</section>"
+        f"{differences}{panels_html(pictures)}</section>"
     )
 
 
 def _curves(curves: Sequence[Curve]) -> str:
-    trained = [curve for curve in curves if curve.of("train")]
-    validated = [curve for curve in curves if curve.of("epoch")]
-    panels = []
-    if trained:
-        said = "Training loss; many points are drawn faintly, with their running mean."
-        if len(trained) > 1:
-            said += " Runs with other loss weights have other losses: compare the shapes, not the heights."
-        uri = figures.training_curve(trained, "loss", "training loss")
-        panels.append(_figure(uri, "Training loss against the optimiser step.", said))
-    if any(row.get("ce") and row["ce"] != row["loss"] for curve in trained for row in curve.of("train")):
-        uri = figures.training_curve(trained, "ce", "cross-entropy with labels")
-        said = "Cross-entropy with the labels on training clips, whether or not the run learns from it."
-        panels.append(_figure(uri, "Cross-entropy against the optimiser step.", said))
-    for head in dict.fromkeys(head for curve in validated for row in curve.of("epoch") for head in row["val"]):
-        uri = figures.validation_curve(validated, head)
-        said = f"Validation, {head}. Ring: the epoch with the best score."
-        panels.append(_figure(uri, f"Validation of {head} against the epoch.", said))
-    return f"<section><h2>Learning</h2>{_panels(panels)}</section>" if panels else ""
+    panels = learning_panels(curves)
+    return f"<section><h2>Learning</h2>{panels_html(panels)}</section>" if panels else ""
 
 
 def _reliability(predictions: Sequence[Predictions]) -> str:
@@ -189,7 +225,7 @@ def _reliability(predictions: Sequence[Predictions]) -> str:
         if results[head].known.any():
             heads.add(head)
             uri = figures.reliability_diagram(each.name, results[head])
-            panels.append(_figure(uri, f"Reliability diagram of {each.name}, {head}.", ""))
+            panels.append(figure_html(uri, f"Reliability diagram of {each.name}, {head}."))
     if not panels:
         return ""
     head = " and ".join(sorted(heads))
@@ -198,7 +234,7 @@ def _reliability(predictions: Sequence[Predictions]) -> str:
         f"How often a model is right ({head}) when it says it is sure{product}. On the dashed line it is as good as it "
         "says; hatched: the gap (bars below the line: overconfident). Below: the clips' confidence and its mean."
     )
-    return f'<section><h2>Calibration</h2><p class="soft">{escape(said)}</p>{_panels(panels)}</section>'
+    return f'<section><h2>Calibration</h2><p class="soft">{escape(said)}</p>{panels_html(panels)}</section>'
 
 
 def _competence(competence: Mapping[str, Any] | None) -> str:
@@ -219,17 +255,6 @@ def _strips(report: Report) -> str:
     return f'<section><h2>Example clips</h2><p class="soft">True classes in the heading.</p>{cards}</section>'
 
 
-def _facts(facts: Sequence[tuple[str, str]], settings_yaml: str) -> str:
-    entries = "".join(f"<dt>{escape(str(name))}</dt><dd>{escape(str(value))}</dd>" for name, value in facts)
-    listing = f'<section><h2>The run</h2><dl class="card facts">{entries}</dl></section>' if facts else ""
-    if settings_yaml.strip():
-        listing += (
-            '<section><h2>Settings</h2><details class="card"><summary>config.yaml, complete</summary>'
-            f"<pre>{escape(settings_yaml)}</pre></details></section>"
-        )
-    return listing
-
-
 def _gain(report: Report) -> Gain:
     if not report.difference:
         return {}
@@ -243,12 +268,3 @@ def _commonest(predictions: Predictions, head: str) -> float | None:
     labels = np.stack([predictions.labels[each] for each in heads], axis=1)
     labels = labels[(labels >= 0).all(axis=1)]
     return float(np.unique(labels, axis=0, return_counts=True)[1].max() / len(labels)) if len(labels) else None
-
-
-def _figure(uri: str, alt: str, caption: str) -> str:
-    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f'<figure><img class="picture" src="{uri}" alt="{escape(alt)}">{below}</figure>'
-
-
-def _panels(figures_html: Sequence[str]) -> str:
-    return f'<div class="panels">{"".join(figures_html)}</div>' if figures_html else ""

@@ -60,7 +60,7 @@ def format_table(rows: Sequence[Mapping[str, Any]], differences: Mapping[str, Ma
         rows: from `comparison`.
         differences: what it is ("student - baseline") to a result of `difference`.
     """
-    names = [_short(row["name"], 24) for row in rows]
+    names = [shortened(row["name"], 24) for row in rows]
     left = max([len("model"), *map(len, names)])
     sizes = [parameters_text(row["parameters"]) for row in rows]
     heads = head_order(rows)
@@ -68,7 +68,7 @@ def format_table(rows: Sequence[Mapping[str, Any]], differences: Mapping[str, Ma
     lines = []
     for start in range(0, len(heads), at_once):
         block = heads[start : start + at_once]
-        lines.append((" " * (left + 9) + "".join(f"   {_short(head, 24):^24}" for head in block)).rstrip())
+        lines.append((" " * (left + 9) + "".join(f"   {shortened(head, 24):^24}" for head in block)).rstrip())
         lines.append(f"{'model':<{left}}{'params':>9}" + f"   {'accuracy':>10}  {'ECE':>5}  {'NLL':>5}" * len(block))
         for name, size, row in zip(names, sizes, rows, strict=True):
             cells = (_cells(row["metrics"].get(head)) for head in block)
@@ -209,5 +209,6 @@ def _footnotes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _short(text: str, width: int) -> str:
+def shortened(text: str, width: int) -> str:
+    """Text of at most `width` letters, with an ellipsis where some are left out."""
     return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,0 +1,1 @@
+"""Sweeps: searches over the settings of a distillation whose trials share what the teachers said; docs/sweeps.md."""

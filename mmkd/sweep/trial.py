@@ -1,0 +1,93 @@
+"""A trial: a run of its own with some settings changed, and what its run folder tells afterwards."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmkd.config import Settings
+from mmkd.metrics import headline
+from mmkd.report.sweep_page import TrialRow
+from mmkd.runs import read_metrics, write_json
+from mmkd.sweep.search import in_one_process
+from mmkd.sweep.space import apply
+
+
+def run_trial(config: dict[str, Any], settings: Settings, folder: str) -> None:
+    """Carry out a trial in this process, which Tune started; its id names its run.
+
+    A trial that is refused, whose settings cannot go together for one, leaves failure.json in its run folder: to run it
+    again would end the same way.
+
+    Args:
+        config: `values`, setting to value.
+        settings: of the sweep.
+        folder: of the sweep, relative to HOME/runs.
+    """
+    import cv2
+    import ray.tune
+
+    from mmkd.jobs import distill
+
+    trial = ray.tune.get_context().get_trial_id()
+    run = settings.home / "runs" / folder / "trials" / trial
+    run.mkdir(parents=True, exist_ok=True)
+    write_json(run / "values.json", config["values"])
+    (run / "failure.json").unlink(missing_ok=True)
+    alone = in_one_process(settings)
+    if alone:
+        cv2.setNumThreads(settings.resources.threads)
+    try:
+        own = trial_settings(settings, config["values"], f"{folder}/trials/{trial}", alone)
+        distill(own, report=ray.tune.report)
+    except ValueError as error:
+        write_json(run / "failure.json", {"error": str(error)})
+
+
+def trial_settings(settings: Settings, values: Mapping[str, Any], name: str, alone: bool) -> Settings:
+    """The settings of a trial's run.
+
+    Args:
+        alone: the trial is one process.
+
+    Raises:
+        SettingsError: the values cannot go together.
+    """
+    own = apply(settings, values)
+    run = own.run.model_copy(update={"name": name, "local": alone})
+    return own.model_copy(update={"run": run})
+
+
+def trial_row(run: Path, name: str, seconds: float, error: str) -> TrialRow:
+    """What a trial came to, from its run folder.
+
+    Args:
+        name: in the report.
+        seconds: that Tune gave it.
+        error: what Tune knows of its failure.
+    """
+    epochs = [row for row in read_metrics(run) if row["kind"] == "epoch"]
+    best = max(epochs, key=lambda row: row["score"], default=None)
+    measures = headline(best["val"]) if best else {}
+    failure = run / "failure.json"
+    error = json.loads(failure.read_text())["error"] if failure.is_file() else error
+    finished = (run / "result.json").is_file()
+    return TrialRow(
+        name=name,
+        values=json.loads((run / "values.json").read_text()),
+        status="finished" if finished else "failed" if error else "stopped",
+        epochs=len(epochs),
+        accuracy=measures.get("accuracy"),
+        ece=measures.get("ece"),
+        nll=measures.get("nll"),
+        curve=[(row["epoch"], headline(row["val"])["accuracy"]) for row in epochs],
+        seconds=seconds,
+        run_folder=str(run),
+        error="" if finished else error,
+    )
+
+
+def answers_replayed(run: Path) -> int:
+    """Teachers' answers that a trial took from the bank."""
+    rows = [row for row in read_metrics(run) if "teacher_answers" in row]
+    return int(rows[-1]["teacher_answers"]["replayed"]) if rows else 0
