@@ -29,12 +29,11 @@ def main(
     job: str,
     about: str,
     run: Callable[[Settings], dict[str, Any]],
-    folder: str = "rayjobs",
+    program: str = "",
     **defaults: dict[str, Any],
 ) -> None:
-    """Run a job, FOLDER/JOB.py, from the command line; the last line of standard output is its result as one JSON
-    object."""
-    settings = load_settings(None, job=job, about=about, folder=folder, **defaults)
+    """Run a job from the command line; the last line of standard output is its result as one JSON object."""
+    settings = load_settings(None, job=job, about=about, program=program, **defaults)
     try:
         result = run(settings)
     except (ValueError, OSError) as error:  # refused, with a message that says what to do
@@ -44,7 +43,7 @@ def main(
 
 
 def load_settings(
-    argv: Sequence[str] | None, *, job: str, about: str, folder: str = "rayjobs", **defaults: dict[str, Any]
+    argv: Sequence[str] | None, *, job: str, about: str, program: str = "", **defaults: dict[str, Any]
 ) -> Settings:
     """Settings of a job from its command line; prints help or an error and exits as command lines do.
 
@@ -52,6 +51,7 @@ def load_settings(
         argv: arguments after the program's name; None: those of this process.
         job: the job's name, for the help.
         about: what the job does, shown by --help.
+        program: what a user types to start it; empty: python rayjobs/JOB.py.
         defaults: section name to the fields in which this job's defaults differ.
     """
     import tyro
@@ -64,7 +64,7 @@ def load_settings(
             Settings,
             args=_flags(arguments),
             default=base,
-            prog=f"python {folder}/{job}.py",
+            prog=program or f"python rayjobs/{job}.py",
             description=about + FILES,
             use_underscores=True,
         )

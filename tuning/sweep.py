@@ -13,4 +13,4 @@ Each trial is a run folder of its own. At the end there are best.yaml, which ray
 sweep.html. The same command again resumes the sweep, or says that it is finished."""
 
 if __name__ == "__main__":
-    main("sweep", ABOUT, sweep, folder="tuning", optim={"epochs": 5}, sweep={"trials": 12})
+    main("sweep", ABOUT, sweep, program="python tuning/sweep.py", optim={"epochs": 5}, sweep={"trials": 12})

@@ -38,6 +38,7 @@ def describe_bank(work: Work, hashes: Mapping[str, str]) -> Description:
     else:
         del kept["mix_probability"]
     manifest = work.manifests()["train"]
+    precision = settings.teachers.precision if settings.teachers.num_gpus else "fp32"  # see there
     return Description(
         teachers=dict(hashes),
         data={
@@ -50,7 +51,7 @@ def describe_bank(work: Work, hashes: Mapping[str, str]) -> Description:
         views=kept,
         parameters=view_type(views, int(manifest.num_frames.max())).descr,
         kept_views=needed_views(settings.optim.epochs, views.repeats, views.distinct),
-        made_by={"mmkd": __version__, "precision": settings.teachers.precision, "numpy": np.__version__},
+        made_by={"mmkd": __version__, "precision": precision, "numpy": np.__version__},
     )
 
 

@@ -27,7 +27,6 @@ from mmkd.bank.rows import (
     write_part,
 )
 from mmkd.plan import Clips
-from mmkd.storage import open_parquet
 
 CACHE_BYTES = 64 << 20
 """Decoded row groups that a process keeps: a small bank is decoded once, a large one stays on disk."""
@@ -79,7 +78,7 @@ class Bank:
             if path.name in self._names or path.name in self.damaged:
                 continue
             try:
-                file = open_parquet(path)
+                file = pq.ParquetFile(path)
                 clips, views = read_keys(file)
                 if read_seal(file) != self._seal:
                     raise ValueError("it belongs to another bank")

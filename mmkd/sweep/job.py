@@ -144,7 +144,7 @@ def _tune(settings: Settings, space: SearchSpace, run: Path, name: str) -> list[
         say(f"resuming sweep {run}")
         tuner = tune.Tuner.restore(str(folder), trainable, restart_errored=True)
     else:
-        algorithm, parameters = search_algorithm(settings, space)
+        algorithm, parameters = search_algorithm(settings, space, concurrent)
         tuner = tune.Tuner(
             trainable,
             param_space=parameters,
@@ -152,7 +152,6 @@ def _tune(settings: Settings, space: SearchSpace, run: Path, name: str) -> list[
                 search_alg=algorithm,
                 scheduler=stopper(settings, space),
                 num_samples=1 if settings.sweep.search == "grid" else trials,
-                max_concurrent_trials=concurrent,
                 trial_dirname_creator=_trial_id,
             ),
             run_config=tune.RunConfig(

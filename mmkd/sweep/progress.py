@@ -14,15 +14,14 @@ class Progress(Callback):
 
     def __init__(self, trials: int, epochs: int):
         self._trials, self._epochs = trials, epochs
-        self._numbers: dict[str, int] = {}
-        self._best, self._best_trial = -1.0, 0
-        self._over = 0
-        self._began = time.monotonic()
+        self._started: set[str] = set()
+        self._best, self._best_trial = -1.0, ""
+        self._over, self._began = 0, time.monotonic()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        if trial.trial_id not in self._numbers:
-            self._numbers[trial.trial_id] = len(self._numbers) + 1
-            say(f"trial {self._number(trial)} starts: {values_text(trial.config.get('values', {}))}")
+        if trial.trial_id not in self._started:
+            self._started.add(trial.trial_id)
+            say(f"trial {_number(trials, trial)} starts: {values_text(trial.config['values'])}")
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -30,28 +29,32 @@ class Progress(Callback):
         if "accuracy" not in result:
             return
         if result["accuracy"] > self._best:
-            self._best, self._best_trial = result["accuracy"], self._numbers.get(trial.trial_id, 0)
+            self._best, self._best_trial = result["accuracy"], _number(trials, trial)
         say(
-            f"trial {self._number(trial)}: epoch {result['epoch']}/{self._epochs}, accuracy "
-            f"{100 * result['accuracy']:.1f} %; best {100 * self._best:.1f} % (trial {self._best_trial:02d})"
+            f"trial {_number(trials, trial)}: epoch {result['epoch']}/{self._of(trial)}, accuracy "
+            f"{100 * result['accuracy']:.1f} %; best {100 * self._best:.1f} % (trial {self._best_trial})"
         )
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         epoch = trial.last_result.get("epoch", 0)
-        whole = epoch == trial.config["values"].get("optim.epochs", self._epochs)
-        how = "is finished" if whole else f"is stopped after epoch {epoch}"
-        self._end(trial, how if epoch else "was refused")
+        how = "is finished" if epoch == self._of(trial) else f"is stopped after epoch {epoch}"
+        self._end(_number(trials, trial), how if epoch else "was refused")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._end(trial, "died")
+        self._end(_number(trials, trial), "died")
 
-    def _end(self, trial: Any, how: str) -> None:
+    def _end(self, number: str, how: str) -> None:
         self._over += 1
         left = (time.monotonic() - self._began) / self._over * (self._trials - self._over)
-        say(f"trial {self._number(trial)} {how}; {self._over} of {self._trials}, about {duration(max(left, 0))} left")
+        say(f"trial {number} {how}; {self._over} of {self._trials}, about {duration(max(left, 0))} left")
 
-    def _number(self, trial: Any) -> str:
-        return f"{self._numbers.get(trial.trial_id, 0):02d}"
+    def _of(self, trial: Any) -> int:
+        return int(trial.config["values"].get("optim.epochs", self._epochs))
+
+
+def _number(trials: list[Any], trial: Any) -> str:
+    """As the result page counts trials."""
+    return f"{[each.trial_id for each in trials].index(trial.trial_id) + 1:02d}"
 
 
 def values_text(values: Mapping[str, Any]) -> str:

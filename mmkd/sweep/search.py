@@ -22,8 +22,9 @@ def number_of_trials(settings: Settings, space: SearchSpace) -> int:
     return len(space.combinations()) if settings.sweep.search == "grid" else settings.sweep.trials
 
 
-def search_algorithm(settings: Settings, space: SearchSpace) -> tuple[Any, dict[str, Any]]:
-    """Tune's search algorithm, and its parameter space; `values` of a trial's config is setting to value.
+def search_algorithm(settings: Settings, space: SearchSpace, concurrent: int) -> tuple[Any, dict[str, Any]]:
+    """Tune's search algorithm for so many trials at a time, and its parameter space; `values` of a trial's config is
+    setting to value.
 
     Raises:
         SettingsError: a grid search over a range.
@@ -33,8 +34,9 @@ def search_algorithm(settings: Settings, space: SearchSpace) -> tuple[Any, dict[
         from ray import tune
         from ray.tune.search import BasicVariantGenerator
 
-        return BasicVariantGenerator(), {"values": tune.grid_search(space.combinations())}
+        return BasicVariantGenerator(max_concurrent=concurrent), {"values": tune.grid_search(space.combinations())}
     import optuna
+    from ray.tune.search import ConcurrencyLimiter
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -45,7 +47,8 @@ def search_algorithm(settings: Settings, space: SearchSpace) -> tuple[Any, dict[
         sampler = optuna.samplers.TPESampler(seed=sweep.seed, n_startup_trials=startup, constant_liar=True)
     both = sweep.objective == "accuracy_and_ece"
     metric, mode = (list(MEASURES), list(MEASURES.values())) if both else ("accuracy", "max")
-    return OptunaSearch(space=partial(_suggest, space), metric=metric, mode=mode, sampler=sampler), {}
+    algorithm = OptunaSearch(space=partial(_suggest, space), metric=metric, mode=mode, sampler=sampler)
+    return ConcurrencyLimiter(algorithm, max_concurrent=concurrent), {}
 
 
 def _suggest(space: SearchSpace, trial: Any) -> dict[str, Any]:
@@ -81,7 +84,7 @@ def in_one_process(settings: Settings) -> bool:
 def trial_resources(settings: Settings) -> dict[str, float]:
     """What Tune reserves for a trial; a Ray Train run reserves its own."""
     if not in_one_process(settings):
-        return {"CPU": 0}
+        return {"CPU": 0.001}  # Tune wants something
     resources = settings.resources
     return {"CPU": resources.cpus_per_worker, **({"GPU": 1} if resources.use_gpu else {})}
 
