@@ -22,8 +22,11 @@ Rows = dict[str, NDArray[Any]]
 `logits/HEAD` float16 [rows, teachers, classes], `parameters` (structured, of the view) [rows]; as they lie in a file
 with `crc` uint32 [rows] as well."""
 
-GROUP_BYTES = 1 << 16
+GROUP_BYTES = 1 << 18
 """About as many bytes of rows are in a row group, which is the least that a reader fetches."""
+SMALL = 1024
+"""Rows with fewer bytes of logits are compressed. Logits hardly shrink, and large ones are read in half the time as
+they are; beside small ones the parameters of their views weigh."""
 MAX_TEACHERS = 64
 SEAL = b"mmkd.bank"
 
@@ -114,15 +117,16 @@ def write_part(path: Path, rows: Rows, layout: Layout, seal: str) -> None:
         "parameters": _binary(rows["parameters"]),
     }
     columns |= {name: _binary(rows[name].astype("<f2")) for name in logits}
+    small = layout.logit_bytes() < SMALL
     pq.write_table(
         pa.table(columns, metadata={SEAL: seal.encode()}),
         path,
         row_group_size=max(16, GROUP_BYTES // layout.row_bytes()),
-        compression="zstd",
+        compression="zstd" if small else "none",
         write_statistics=False,
         use_dictionary=["view", "status", "present"],
         column_encoding={"clip": "DELTA_BINARY_PACKED"}
-        | dict.fromkeys(["crc", "parameters", *logits], "BYTE_STREAM_SPLIT"),
+        | dict.fromkeys(["crc", "parameters", *logits] if small else [], "BYTE_STREAM_SPLIT"),
     )
 
 
