@@ -170,7 +170,12 @@ def epoch(given: list[str], repeats: int) -> Facts:
         found |= {f"{what}, {kind}, s": spread(times[kind]) for kind in times}
         ratios = [a / b for a, b in zip(times["replay"], times["labels"], strict=True)]
         found[f"{what}, replay over labels"] = spread(ratios)
-    return found | reading(settings, repeats)
+    read_ms = reading(settings, repeats)
+    added = [read_ms[f"reading a unit, {kind}, ms"]["median"] for kind in ("replay", "labels")]
+    units = -(-recorded["answers"] // 2 // settings.optim.batch_size)
+    second = found["second epoch, labels, s"]["median"]
+    found["reading the bank, share of an epoch"] = round((added[0] - added[1]) * units / 1000 / second, 4)
+    return found | read_ms
 
 
 def reading(settings: Settings, repeats: int) -> Facts:
