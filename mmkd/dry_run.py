@@ -33,9 +33,15 @@ def describe_training(settings: Settings, teach: bool) -> dict[str, Any]:
         lines.append(("data", f"{folder} is not there: {source.kind} would be made first ({clips} clips)"))
         lines.append(("", "run this again when it is, for the plan and the networks"))
     else:
-        work, kind = (plan_teacher(settings), f"teacher-{settings.teacher.modality}") if teach else (
-            plan_student(settings, folders)[0], "distill" if folders else "labels")  # fmt: skip
+        hashes: dict[str, str] = {}
+        if teach:
+            work, kind = plan_teacher(settings), f"teacher-{settings.teacher.modality}"
+        else:
+            work, hashes = plan_student(settings, folders)
+            kind = "distill" if folders else "labels"
         lines += _data(work) + _plan(work) + _views(work) + _networks(work, facts) + _objective(work)
+        if hashes and settings.teachers.mode != "live":
+            lines.append(_bank(work, hashes))
         run = run_folder(work, kind)
         done = read_metrics(run)
         state = f"would be resumed, recorded up to step {done[-1]['position']} of the plan" if done else "new"
@@ -48,35 +54,34 @@ def describe_training(settings: Settings, teach: bool) -> dict[str, Any]:
             "steps_per_epoch": work.plan.train_steps,
             "epochs": work.plan.epochs,
         }
-    lines += _reserves(settings, len(folders), where, have)
+    live = 0 if settings.teachers.mode == "replay" else len(folders)
+    lines += _reserves(settings, live, where, have)
     _print(lines)
     if not settings.run.local:
-        check_fits(settings, len(folders), have)
+        check_fits(settings, live, have)
     return facts | {"fits": True}
 
 
 def describe_recording(settings: Settings) -> dict[str, Any]:
     """Print what a recording pass would ask the teachers for, and return it."""
-    from mmkd.bank.choose import bank_folder, describe_bank, missing_answers
-    from mmkd.bank.store import Bank
+    from mmkd.bank.choose import foresee_bank
 
     folder = settings.data_folder()
     if not is_file(join(folder, "dataset.json")):
         _print([("data", f"{folder} is not there; run this again when it is")])
         return {"dry_run": True, "data_folder": folder}
     work, hashes = plan_student(settings, teacher_folders(settings))
-    description = describe_bank(work, hashes)
-    bank = bank_folder(settings, description)
-    there = Bank(bank) if (bank / "bank.json").is_file() else None
-    weighed, views = len(work.plan.weigh), description.kept_views
-    answers = weighed + views * len(work.plan.train)
-    missing = len(missing_answers(work, there)[2]) if there else answers
+    bank, description, answers, missing = foresee_bank(work, hashes)
     megabytes = answers * description.layout().logit_bytes() / 1e6
     where, have = available(settings)
     _print(
         [
             ("bank", f"{bank}: {answers - missing} of {answers} answers are there"),
-            ("", f"{views} views of {len(work.plan.train)} clips, and {weighed} clips that teachers are weighed on"),
+            (
+                "",
+                f"{description.kept_views} views of {len(work.plan.train)} clips, and {len(work.plan.weigh)} clips "
+                "that teachers are weighed on",
+            ),
             ("", f"{len(hashes)} teachers: {', '.join(hashes)}; {megabytes:.1f} MB of fp16 logits in all"),
             *_reserves(settings, len(work.teachers), where, have),
         ]
@@ -214,6 +219,14 @@ def _objective(work: Work) -> list[tuple[str, str]]:
             f"({optim.schedule}); weight decay {optim.weight_decay:g}",
         ),
     ]
+
+
+def _bank(work: Work, hashes: dict[str, str]) -> tuple[str, str]:
+    from mmkd.bank.choose import foresee_bank
+
+    folder, _, answers, missing = foresee_bank(work, hashes)
+    mode = work.settings.teachers.mode
+    return "bank", f"{folder}: {answers - missing} of {answers} answers are there; teachers.mode {mode}"
 
 
 def _reserves(settings: Settings, teachers: int, where: str, have: dict[str, float]) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkd.competence import Competence
-from mmkd.runs import read_metrics
+from mmkd.runs import read_lines, read_metrics
 
 
 def say(text: str) -> None:
@@ -39,6 +39,7 @@ def _watch(run: Path, label: str, epochs: int, steps: int, every: float, stop: t
     terminal = sys.stderr.isatty()
     judged = run / "competence.json"
     told = judged.is_file()
+    noticed = len(read_lines(run / "notices.jsonl"))
     began, printed, shown = time.monotonic(), 0.0, len(read_metrics(run))
     waiting = True
     while True:
@@ -49,6 +50,9 @@ def _watch(run: Path, label: str, epochs: int, steps: int, every: float, stop: t
             told = True
             lines = Competence(**json.loads(judged.read_text())).lines()
             _write("\n".join([f"{label}: teachers on held-out clips", *lines]), over=False, terminal=terminal)
+        for notice in (notices := read_lines(run / "notices.jsonl"))[noticed:]:
+            _write(f"{label}: {notice['text']}", over=False, terminal=terminal)
+        noticed = len(notices)
         for row in fresh:
             waiting = False
             if row["kind"] == "epoch":

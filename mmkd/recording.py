@@ -9,12 +9,12 @@ from typing import Any
 
 from mmkd.checkpoint import write_checkpoint
 from mmkd.competence import Competence
+from mmkd.fit import Fit
 from mmkd.models import save_model
 from mmkd.reader import Block
 from mmkd.report.predictions import Predictions
 from mmkd.runs import write_json
 from mmkd.shards import Manifest
-from mmkd.training import Fit
 from mmkd.workers import rank
 
 Keep = Callable[[Path | None, str, dict[str, Any]], None]
@@ -36,7 +36,8 @@ class FolderRecorder:
     def train(self, row: dict[str, Any]) -> None:
         if self.first:
             self._append("metrics.jsonl", {"kind": "train", **row})
-            for name in ("loss", "kd", "ce", "feature", "lr", "clips_per_second", "wait_share"):
+            weights = ("temperature", "distill_weight", "label_weight")
+            for name in ("loss", "kd", "ce", "feature", "lr", *weights, "clips_per_second", "wait_share"):
                 if name in row:
                     self.board.add_scalar(f"train/{name}", row[name], row["step"])
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from mmkd.bank.use import Keeper
 from mmkd.checkpoint import newest_checkpoint
+from mmkd.fit import Fit
 from mmkd.models import Recogniser, create_model, describe_model, load_model, start_from
 from mmkd.models.blocks import checkpoint_blocks
 from mmkd.models.features import FeatureStudent, layer_width
@@ -19,7 +20,7 @@ from mmkd.pipeline import Work, cached_dataset
 from mmkd.reader import Block, sound_rate
 from mmkd.recording import FolderRecorder, Keep
 from mmkd.runs import RunFolder, write_json
-from mmkd.training import Fit, fit_blocks
+from mmkd.training import fit_blocks
 from mmkd.workers import gather, rank
 
 ARCHS = {"rgb": "r2plus1d_tiny", "flow": "r2plus1d_tiny", "audio": "melnet", "boxes": "stlt"}
@@ -138,10 +139,11 @@ def run_worker(
         fit.resume(checkpoint)
     if rank() == 0:
         folder.cut_metrics(fit.position)
-        note = {"position": fit.position, "torn": [str(path) for path in torn]}
-        write_json(run / "position.json", note)
+        write_json(run / "position.json", {"position": fit.position})
     if fit.position < work.plan.num_steps:
         recorder = FolderRecorder(run, manifests, facts, keep)
+        for path in torn:
+            recorder.notice(f"checkpoint {path} is torn and passed over")
         if work.bank is not None and work.bank.writes:
             stop = settings.teachers.if_bank_fails == "stop"
             label = f"{run.name}-{rank()}"

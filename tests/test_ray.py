@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from mmkd.bank.store import Bank
 from mmkd.config import SettingsError
 from mmkd.jobs import distill, pack_data, train_teacher
 from mmkd.models import load_model, save_model
@@ -173,3 +174,22 @@ def test_everything_at_once_is_the_same_on_two_workers_as_in_one_process(home):
     ours, theirs = (load_model(home / "runs" / name / "best").state_dict() for name in rows)
     assert all((ours[name] - theirs[name]).abs().max() < 1e-4 for name in ours)
     assert weigh(settings_of(home, "weighed", **sections))["weight"]["verb"]
+
+
+def test_a_bank_that_two_workers_recorded_is_replayed_on_ray_as_in_one_process(home):
+    views = {"frames": 4, "size": 16, "boxes": 3, "audio_seconds": 0.1, "distinct": 2}
+    teachers = {"folders": ["rgb", "flow", "boxes"], "drop_near_chance": False, "bank": "on-ray"}
+    sections = {"views": views, "optim": {"epochs": 3, "batch_size": 8}}
+    recorded = distill(
+        settings_of(home, "recorded", teachers=teachers | {"mode": "record"}, resources={"workers": 2}, **sections)
+    )
+    bank = Bank(home / "banks" / "on-ray")
+    weighed = bank.rows - 2 * 37
+    assert 0 < weighed < 37 and recorded["teacher_answers"]["computed"] == 3 * (3 * 37 + weighed)
+    assert {part.rpartition("-")[2] for part in bank.parts} == {"0.parquet", "1.parquet"}
+    rows = {}
+    for name, local in (("replay-ray", False), ("replay-local", True)):
+        own = settings_of(home, name, teachers=teachers | {"mode": "replay"}, run={"local": local}, **sections)
+        assert distill(own)["teacher_answers"] == {"computed": 0, "replayed": 3 * (3 * 37 + weighed)}
+        rows[name] = [row["loss"] for row in read_metrics(home / "runs" / name) if row["kind"] == "train"]
+    assert rows["replay-ray"] == pytest.approx(rows["replay-local"], rel=1e-5)

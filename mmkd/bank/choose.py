@@ -97,6 +97,27 @@ def choose_bank(work: Work, hashes: Mapping[str, str]) -> Work:
     return replace(work, bank=use)
 
 
+def foresee_bank(work: Work, hashes: Mapping[str, str]) -> tuple[Path, Description, int, int]:
+    """The bank that :func:`choose_bank` would choose, without making it: folder, description, answers that the training
+    asks for, and how many of them it lacks.
+
+    Raises:
+        SettingsError: as there.
+    """
+    description = describe_bank(work, hashes)
+    folder = bank_folder(work.settings, description)
+    answers = len(work.plan.weigh) + description.kept_views * len(work.plan.train)
+    if work.settings.teachers.mode == "replay":
+        choose_bank(work, hashes)  # writes nothing
+        return folder, description, answers, 0
+    if not (folder / "bank.json").is_file():
+        return folder, description, answers, answers
+    there = read_description(folder)
+    check_identity(folder, there, description)
+    teacher_columns(folder, there.teachers, hashes, whole=True)
+    return folder, description, answers, len(missing_answers(work, Bank(folder))[2])
+
+
 def missing_answers(work: Work, bank: Bank) -> tuple[Clips, Clips, NDArray[np.int64]]:
     """Clips and views of all answers that a training asks for, and the places of those that the bank lacks."""
     plan = work.plan
