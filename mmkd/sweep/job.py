@@ -45,6 +45,8 @@ def sweep(settings: Settings) -> dict[str, Any]:
     space = _space(settings)
     if not settings.loss.distils:
         raise SettingsError("loss.distill_weight is 0, so there are no teachers; only the space may go down to 0.")
+    if settings.teachers.retrain:
+        raise SettingsError("teachers.retrain: train the teachers first, and name them in teachers.folders.")
     check_folders(settings)
     name = settings.run.name or f"sweep-{name_of(settings.data_folder())}"
     if settings.run.dry_run:
@@ -90,8 +92,9 @@ def _prepared(settings: Settings, space: SearchSpace) -> Settings:
 
 def _record(settings: Settings, run: Path) -> dict[str, Any]:
     """Fill the bank; what was computed is summed over the sittings of a sweep that was resumed."""
-    auto = settings.model_copy(update={"teachers": settings.teachers.model_copy(update={"mode": "auto"})})
-    work, hashes = plan_student(auto, teacher_folders(auto))
+    if not settings.teachers.only_in_bank:
+        settings = settings.model_copy(update={"teachers": settings.teachers.model_copy(update={"mode": "auto"})})
+    work, hashes = plan_student(settings, teacher_folders(settings))
     done = fill_bank(choose_bank(work, hashes))
     path = run / "recorded.json"
     if path.is_file():
@@ -101,7 +104,7 @@ def _record(settings: Settings, run: Path) -> dict[str, Any]:
             "there_before": before["there_before"],
             "seconds": round(before["seconds"] + done["seconds"], 1),
         }
-    done["teachers"] = len(hashes)
+    done |= {"teachers": len(hashes), "mode": settings.teachers.mode}
     write_json(path, done)
     return done
 

@@ -39,7 +39,7 @@ def write_results(
     best = best_trial(rows)
     changed = dict(best.values)
     own = trial_settings(settings, changed, f"{run.name}-best", alone=False)
-    own = own.model_copy(update={"teachers": own.teachers.model_copy(update={"mode": "auto"})})
+    own = own.model_copy(update={"teachers": own.teachers.model_copy(update={"mode": bank["mode"]})})
     own.save(run / "best.yaml")
     replayed = sum(answers_replayed(Path(row.run_folder)) for row in rows)
     cost = Cost(
