@@ -57,7 +57,7 @@ def plan_student(settings: Settings, folders: tuple[str, ...]) -> tuple[Work, di
         from mmkd.bank.description import read_description
 
         folders = ()
-        hashes = read_description(settings.home / "banks" / settings.teachers.bank).teachers
+        hashes = read_description(settings.below_banks(settings.teachers.bank)).teachers
     elif folders:
         from mmkd.teachers import teacher_names
 

@@ -10,6 +10,7 @@ import pytest
 
 from mmkd.bank import store
 from mmkd.bank.description import Description, make_bank
+from mmkd.bank.record import record
 from mmkd.bank.rows import Layout, keys_of, view_type
 from mmkd.bank.store import Bank, BankWriter
 from mmkd.config import SettingsError, Views
@@ -256,6 +257,19 @@ def test_mixed_views_and_repeats_are_part_of_the_bank(home):
     rows, sound = Bank(home / "banks" / "mixed").read(np.arange(5), np.full(5, 1))
     assert sound.all() and rows["parameters"].dtype["operation"].shape == (2,)
     assert (rows["parameters"]["share"] < 1).any()
+
+
+def test_recording_passes_that_share_the_clips_fill_one_bank_which_a_training_then_replays(recorded, home, capsys):
+    done = []
+    for part in ("1/2", "2/2", "1/1"):
+        done.append(record(settings_of(home, "x", teachers=teachers("live", "passes", bank_part=part))))
+    assert [each["computed"] > 0 for each in done] == [True, True, False] and done[1]["missing"] == 0
+    assert done[0]["computed"] + done[1]["computed"] == 3 * Bank(home / "banks" / "passes").rows
+    assert Bank(home / "banks" / "passes").rows == Bank(recorded[0]).rows
+    distill(settings_of(home, "passes", teachers=teachers("replay", "passes")))
+    assert losses(home, "passes") == pytest.approx(losses(home, "bank-live"), rel=2e-3, abs=2e-4)
+    with pytest.raises(SettingsError, match="bank_part is 3/2"):
+        record(settings_of(home, "x", teachers=teachers("live", "passes", bank_part="3/2")))
 
 
 LAYOUT_VIEWS = Views(frames=2, jitter=0.1)

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmkd.bank.__main__ import main
-from mmkd.bank.inspect import choose_answers
 from mmkd.bank.record import record
 from mmkd.bank.store import Bank, BankWriter
+from mmkd.bank.verify import choose_answers
 from mmkd.plan import TEST_VIEW
 from tests.small import small_settings, write_dataset, write_teachers
 

@@ -11,8 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmkd.bank.inspect import inspect_bank, inspection_lines, verification_lines, verify_bank
+from mmkd.bank.inspect import inspect_bank, inspection_lines
+from mmkd.bank.verify import verification_lines, verify_bank
 from mmkd.cli import load_settings
+from mmkd.config import Settings
 from mmkd.progress import say
 
 INSPECT = """Say what a bank is made of, what it holds, and what of it is damaged. All of it is read; neither the data
@@ -50,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     own = {"precision": "fp32", "threads": os.cpu_count() or 1}
     settings = load_settings(rest, job="mmkd.bank", about=__doc__ or "", program="python -m mmkd.bank", teachers=own)
     try:
-        folder = find_bank(settings.home, arguments.folder)
+        folder = find_bank(settings, arguments.folder)
         if arguments.command == "inspect":
             facts = inspect_bank(folder)
             lines, well = inspection_lines(facts), facts["sound"]
@@ -67,10 +69,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(1)
 
 
-def find_bank(home: Path, name: str) -> Path:
+def find_bank(settings: Settings, name: str) -> Path:
     """The folder of a bank: a path of its own, or one under HOME/banks."""
-    path = Path(name).expanduser()
-    known = home / "banks" / path
+    path, known = Path(name).expanduser(), settings.below_banks(name)
     return known if known.exists() or not path.exists() else path.absolute()
 
 

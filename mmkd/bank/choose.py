@@ -58,7 +58,7 @@ def describe_bank(work: Work, hashes: Mapping[str, str]) -> Description:
 def bank_folder(settings: Settings, description: Description) -> Path:
     """The folder that the settings name, or one named after what the bank is made of."""
     name = settings.teachers.bank or f"{description.data['name']}-{description.seal()}"
-    return settings.home / "banks" / Path(name).expanduser()
+    return settings.below_banks(name)
 
 
 def choose_bank(work: Work, hashes: Mapping[str, str]) -> Work:

@@ -65,6 +65,10 @@ class Settings(Section):
         """A folder by its name under HOME/data, or by its own path, local or remote."""
         return folder if "://" in folder else str(self.home / "data" / Path(folder).expanduser())
 
+    def below_banks(self, name: str) -> Path:
+        """A logit bank by its name under HOME/banks, or by its own path."""
+        return self.home / "banks" / Path(name).expanduser()
+
     def save(self, path: Path) -> None:
         """Write the resolved settings, complete, so that they can be given to --config again."""
         path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
