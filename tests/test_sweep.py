@@ -161,7 +161,8 @@ def test_conditions_pareto_and_another_number_of_epochs(cluster, root):
         "loss.temperature_schedule": {"choice": ["constant", "cosine"]},
     }
     chosen = {"search": "optuna", "objective": "accuracy_and_ece", "trials": 6, "scheduler": "median"}
-    result = sweep(settings_of(root, "pareto", space, sweep=chosen))
+    teachers = {"folders": ["rgb", "flow", "boxes"], "drop_near_chance": False, "bank": "pareto"}
+    result = sweep(settings_of(root, "pareto", space, sweep=chosen, teachers=teachers))
     values = [json.loads((run / "values.json").read_text()) for run in trials_of(root, "pareto")]
     assert len(values) == 6 and all(("loss.dkd_beta" in v) == (v["loss.kind"] == "dkd") for v in values)
     every = np.arange(37)
@@ -210,6 +211,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
     assert again.returncode == 0, again.stderr
     assert "resuming sweep" in again.stderr
     result = json.loads(again.stdout.splitlines()[-1])
-    assert result["trials"] == {"finished": 5, "stopped": 0, "failed": 0} and len(list(folder.iterdir())) == 5
+    assert result["trials"] == {"finished": 5, "stopped": 0, "failed": 0}
+    assert len(list(folder.iterdir())) <= 6  # one that began just before the kill may be unknown to Tune
     assert all(path.stat().st_mtime_ns == when for path, when in done.items())
     assert result["teacher_answers"]["computed"] == 3 * Bank(Path(result["bank"])).rows

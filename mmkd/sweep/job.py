@@ -136,6 +136,8 @@ def _tune(settings: Settings, space: SearchSpace, run: Path, name: str) -> list[
 
     # A trial that was refused ends without having reported anything.
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+    # What Tune has not written down when it is killed it does again; by default it does so every ten seconds or more.
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "2")
     trials, concurrent = number_of_trials(settings, space), concurrent_trials(settings, ray.cluster_resources())
     how = "one process each" if in_one_process(settings) else "a Ray Train run each"
     say(f"{trials} trials of up to {max_epochs(settings, space)} epochs, {concurrent} at a time, {how}; all replay")

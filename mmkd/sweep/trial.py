@@ -39,9 +39,21 @@ def run_trial(config: dict[str, Any], settings: Settings, folder: str) -> None:
         cv2.setNumThreads(settings.resources.threads)
     try:
         own = trial_settings(settings, config["values"], f"{folder}/trials/{trial}", alone)
+        # Tune may not know of epochs that were trained just before a sweep was killed.
+        if (known := best_so_far(run)) is not None:
+            ray.tune.report(known)
         distill(own, report=ray.tune.report)
     except ValueError as error:
         write_json(run / "failure.json", {"error": str(error)})
+
+
+def best_so_far(run: Path) -> dict[str, Any] | None:
+    """What a run with checkpoints reported at its last epoch; None before the first one."""
+    epochs = [row for row in read_metrics(run) if row["kind"] == "epoch"]
+    if not epochs:
+        return None
+    best = max(epochs, key=lambda row: row["score"])
+    return {"score": epochs[-1]["score"], "epoch": epochs[-1]["epoch"], **headline(best["val"])}
 
 
 def trial_settings(settings: Settings, values: Mapping[str, Any], name: str, alone: bool) -> Settings:
