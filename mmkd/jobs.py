@@ -19,7 +19,7 @@ from mmkd.pipeline import Work, blocks_in_process, cached_dataset
 from mmkd.progress import follow, say
 from mmkd.resolve import check_folders, plan_student, plan_teacher, run_folder, teacher_folders
 from mmkd.run_report import write_run_report
-from mmkd.runs import RunFolder, read_metrics
+from mmkd.runs import RunFolder, read_epochs
 from mmkd.storage import is_file, join, name_of
 
 Report = Callable[[dict[str, Any]], None]
@@ -203,7 +203,7 @@ def _facts(work: Work, identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def _result(work: Work, run: Path, kind: str, seconds: float) -> dict[str, Any]:
-    rows = [row for row in read_metrics(run) if row["kind"] == "epoch"]
+    rows = read_epochs(run)
     best = max(rows, key=lambda row: row["score"])
     rejects = run / "rejects.jsonl"
     bank = {"bank": work.bank.folder} if work.bank is not None else {}

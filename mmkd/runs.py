@@ -118,6 +118,11 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     return read_lines(folder / "metrics.jsonl")
 
 
+def read_epochs(folder: Path) -> list[dict[str, Any]]:
+    """Rows of a run's finished epochs."""
+    return [row for row in read_metrics(folder) if row["kind"] == "epoch"]
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Rows of a JSON Lines file, none if it is not there; a half-written last line is left out."""
     rows = []

@@ -141,10 +141,9 @@ class Keeper:
     ):
         self.writer = BankWriter(Path(use.folder), label)
         self._views, self._manifest, self._stop, self._notice = views, manifest, stop, notice
-        bank = Bank(Path(use.folder))
         self._order = np.argsort(use.columns)
         # auto was told of damaged answers, which it computes again; record does not look.
-        self._before = bank if use.mode == "record" else None
+        self._before = Bank(Path(use.folder)) if use.mode == "record" else None
         self._done: set[tuple[int, int]] = set()
         self._failed = False
 

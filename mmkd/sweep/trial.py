@@ -8,7 +8,7 @@ from typing import Any
 from mmkd.config import Settings
 from mmkd.metrics import headline
 from mmkd.report.sweep_page import TrialRow
-from mmkd.runs import read_metrics, write_json
+from mmkd.runs import read_epochs, write_json
 from mmkd.sweep.search import in_one_process
 from mmkd.sweep.space import apply
 
@@ -49,7 +49,7 @@ def run_trial(config: dict[str, Any], settings: Settings, folder: str) -> None:
 
 def best_so_far(run: Path) -> dict[str, Any] | None:
     """What a run with checkpoints reported at its last epoch; None before the first one."""
-    epochs = [row for row in read_metrics(run) if row["kind"] == "epoch"]
+    epochs = read_epochs(run)
     if not epochs:
         return None
     best = max(epochs, key=lambda row: row["score"])
@@ -78,7 +78,7 @@ def trial_row(run: Path, name: str, seconds: float, error: str) -> TrialRow:
         seconds: that Tune gave it.
         error: what Tune knows of its failure.
     """
-    epochs = [row for row in read_metrics(run) if row["kind"] == "epoch"]
+    epochs = read_epochs(run)
     best = max(epochs, key=lambda row: row["score"], default=None)
     measures = headline(best["val"]) if best else {}
     failure = run / "failure.json"
@@ -101,5 +101,5 @@ def trial_row(run: Path, name: str, seconds: float, error: str) -> TrialRow:
 
 def answers_replayed(run: Path) -> int:
     """Teachers' answers that a trial took from the bank."""
-    rows = [row for row in read_metrics(run) if "teacher_answers" in row]
+    rows = [row for row in read_epochs(run) if "teacher_answers" in row]
     return int(rows[-1]["teacher_answers"]["replayed"]) if rows else 0
