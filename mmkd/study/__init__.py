@@ -1,0 +1,1 @@
+"""The study: the paper's claims, tested by many runs on one data set."""
