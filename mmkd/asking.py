@@ -1,4 +1,8 @@
-"""Asking an ensemble of models about views of clips, outside a training: on Ray Data, or in this process."""
+"""Asking models about views of clips, outside a training: on Ray Data, or in this process.
+
+On CPUs an actor reads and decodes what it then answers, so that no frame passes through the object store; GPUs are fed
+by readers that run beside them.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +14,7 @@ from mmkd.config import Settings
 from mmkd.pipeline import cached_dataset, cached_manifest, configure_context, in_teacher_pool, make_ensemble
 from mmkd.plan import PADDING, Clips
 from mmkd.reader import Block, read_unit
+from mmkd.views import Grids, grid_slots
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,8 +26,9 @@ class Questions:
         split: that the clips are of.
         clips, views: int64 [questions], numbers in the split's manifest and view numbers.
         modalities: that are read.
-        grid: show all test views of a clip instead of the view of that number.
+        grids: of test views; all of these grids are shown instead of the view of that number, and answered one by one.
         partners: clips that others may be mixed with; None: nothing is mixed.
+        actors: that answer; 0: one on each CPU, or teachers.actors on GPUs.
     """
 
     settings: Settings
@@ -31,57 +37,97 @@ class Questions:
     clips: Clips
     views: Clips
     modalities: Sequence[str]
-    grid: bool = False
+    grids: Grids = ()
     partners: Clips | None = None
+    actors: int = 0
+
+    @property
+    def slots(self) -> int:
+        """Test views of each clip; 0 where views are asked about by their number."""
+        return len(grid_slots(self.grids)[0])
+
+    @property
+    def batch(self) -> int:
+        """Clips in a unit, so that it has about as many views as a batch of the training."""
+        return max(1, self.settings.optim.batch_size // max(1, self.slots))
 
     def units(self) -> range:
-        return range(-(-len(self.clips) // self.settings.optim.batch_size))
+        return range(-(-len(self.clips) // self.batch))
 
     def read(self, unit: int) -> Block:
         """Read and decode a unit; the last one is padded."""
-        settings, size = self.settings, self.settings.optim.batch_size
-        folder = settings.data_folder()
+        folder, size = self.settings.data_folder(), self.batch
         clips, views = np.full(size, PADDING, np.int64), np.zeros(size, np.int64)
         mine = slice(unit * size, (unit + 1) * size)
         count = len(self.clips[mine])
         clips[:count], views[:count] = self.clips[mine], self.views[mine]
-        manifest = cached_manifest(folder, self.split, settings.data.limit)
-        return read_unit(
+        block = read_unit(
             cached_dataset(folder),
-            manifest,
-            settings.views,
+            cached_manifest(folder, self.split, self.settings.data.limit),
+            self.settings.views,
             clips,
             views,
             self.modalities,
-            grid=self.grid,
+            grids=self.grids,
             partners=self.partners,
-        ) | {"view": views}
+        )
+        return block | {"view": views}
 
 
 def ask(questions: Questions) -> Iterator[Block]:
-    """The ensemble's answers, a block a unit, in order; see :class:`mmkd.teachers.Ensemble`."""
+    """The models' answers, a block a unit, in order; see :class:`mmkd.teachers.Ensemble`."""
     settings = questions.settings
     if settings.run.local:
-        stage = _Stage(settings, questions.folders)
+        stage = _Answer(questions)
         for unit in questions.units():
             yield stage(questions.read(unit))
         return
     from mmkd.units import read_units
 
     configure_context(settings)
-    resources = settings.resources
-    read = partial(Questions.read, questions)
-    dataset = read_units(read, questions.units(), readers=resources.readers, num_cpus=resources.cpus_per_reader)
-    arguments = {"settings": settings, "folders": questions.folders}
-    dataset = in_teacher_pool(dataset, settings, _Stage, arguments, settings.optim.batch_size)
+    resources, arguments = settings.resources, {"questions": questions}
+    if settings.teachers.num_gpus:
+        read = partial(Questions.read, questions)
+        dataset = read_units(read, questions.units(), readers=resources.readers, num_cpus=resources.cpus_per_reader)
+        actors = questions.actors or settings.teachers.actors
+        dataset = in_teacher_pool(dataset, settings, _Answer, arguments, questions.batch, actors)
+    else:
+        dataset = read_units(_number, questions.units(), readers=resources.readers, num_cpus=0.01)
+        dataset = in_teacher_pool(dataset, settings, _ReadAndAnswer, arguments, 1, questions.actors or _cpus())
     yield from dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
 
 
-class _Stage:
-    """All models on a block."""
+def _number(unit: int) -> Block:
+    return {"unit": np.array([unit])}
 
-    def __init__(self, settings: Settings, folders: Sequence[str]):
-        self.ensemble = make_ensemble(settings, folders, cached_dataset(settings.data_folder()).heads)
+
+def _cpus() -> int:
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+class _Answer:
+    """All models on a unit that was read."""
+
+    def __init__(self, questions: Questions):
+        settings = questions.settings
+        heads = cached_dataset(settings.data_folder()).heads
+        self.ensemble = make_ensemble(settings, questions.folders, heads, each_view=questions.slots)
 
     def __call__(self, block: Block) -> Block:
         return self.ensemble(block)
+
+
+class _ReadAndAnswer(_Answer):
+    """All models on a unit that is known by its number."""
+
+    def __init__(self, questions: Questions):
+        import cv2
+
+        cv2.setNumThreads(questions.settings.teachers.threads)
+        super().__init__(questions)
+        self.questions = questions
+
+    def __call__(self, block: Block) -> Block:
+        return self.ensemble(self.questions.read(int(block["unit"][0])))

@@ -17,6 +17,11 @@ SHORT = {
     "--dry_run": "--run.dry_run",
     "--check": "--pack.check",
     "--space": "--sweep.space",
+    "--model": "--evaluate.models",
+    "--views": "--evaluate.views",
+    "--logits": "--evaluate.logits",
+    "--data": "--data.folder",
+    "--quick": "--study.quick",
 }
 """Flags without a section."""
 FILES = """

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from mmkd.config import Settings
-from mmkd.evaluation import split_logits
+from mmkd.evaluation.split import split_logits
 from mmkd.jobs import distill, ensure_data, session
 from mmkd.pipeline import cached_dataset
 from mmkd.progress import say
+from mmkd.report.mistakes import confident_mistakes
 from mmkd.report.page import Curve, Report, write_report
 from mmkd.report.predictions import Predictions
 from mmkd.report.table import comparison, difference, format_table
-from mmkd.run_report import example_strips, facts
+from mmkd.run_report import clip_strips, example_strips, facts
 from mmkd.runs import RunFolder, read_metrics
 from mmkd.storage import name_of
 from mmkd.teachers import teacher_names
@@ -88,7 +89,7 @@ def _test(settings: Settings, baseline: dict, student: dict, competence: dict) -
 def _report(
     settings: Settings, run: Path, predictions: list[Predictions], results: dict[str, dict], competence: dict
 ) -> None:
-    dataset = cached_dataset(settings.data_folder())
+    dataset, student = cached_dataset(settings.data_folder()), predictions[-1]
     report = Report(
         title="Distillation against labels",
         lead=f"One RGB network, trained twice on {dataset.splits[settings.data.train]['clips']} clips for "
@@ -101,6 +102,8 @@ def _report(
         strips=example_strips(settings, settings.data.test, 6),
         difference=("student", "baseline"),
         competence=competence,
+        mistakes_of=student.name,
+        mistakes=clip_strips(settings, settings.data.test, confident_mistakes(student, 6)),
         settings_yaml=(run / "config.yaml").read_text(),
     )
     write_report(run / "report.html", report)

@@ -40,7 +40,16 @@ def num_views(block: Mapping[str, np.ndarray], modality: str) -> int:
 def mean_logits(
     model: nn.Module, modality: str, block: Mapping[str, np.ndarray], rows: np.ndarray, device: torch.device, size: int
 ) -> dict[str, Tensor]:
-    """Logits of the rows, averaged over their views, float32 on `device`; at most about `size` views at a time."""
+    """Logits of the rows, averaged over their views, float32 [rows, classes]; see :func:`view_logits`."""
+    logits = view_logits(model, modality, block, rows, device, size)
+    return {head: values.mean(dim=1) for head, values in logits.items()}
+
+
+def view_logits(
+    model: nn.Module, modality: str, block: Mapping[str, np.ndarray], rows: np.ndarray, device: torch.device, size: int
+) -> dict[str, Tensor]:
+    """Logits of each view of the rows, float32 [rows, views, classes] on `device`; at most about `size` views at a
+    time."""
     views = num_views(block, modality)
     parts: list[dict[str, Tensor]] = []
     for chunk in np.array_split(rows, -(-len(rows) * views // size) or 1):
@@ -49,5 +58,5 @@ def mean_logits(
             flat = {name: x.flatten(0, 1) for name, x in inputs.items()} if isinstance(inputs, dict) else None
             inputs = inputs.flatten(0, 1) if flat is None else flat
         logits = model(inputs)
-        parts.append({head: x.float().unflatten(0, (len(chunk), views)).mean(dim=1) for head, x in logits.items()})
+        parts.append({head: x.float().unflatten(0, (len(chunk), views)) for head, x in logits.items()})
     return {head: torch.cat([part[head] for part in parts]) for head in parts[0]}

@@ -37,10 +37,10 @@ def session(settings: Settings) -> Iterator[None]:
         yield
 
 
-def ensure_data(settings: Settings) -> None:
-    """Make the built-in data if the settings name no other and it is missing."""
-    folder = settings.data_folder()
-    if not is_file(join(folder, "dataset.json")) and not settings.data.folder and settings.source.kind == "tabletop":
+def ensure_data(settings: Settings, built_in: str = "") -> None:
+    """Make the built-in data if the settings name no other, but perhaps `built_in`, and it is missing."""
+    folder, ours = settings.data_folder(), settings.data.folder in ("", built_in)
+    if not is_file(join(folder, "dataset.json")) and ours and settings.source.kind == "tabletop":
         say(f"no data set in {folder}: making the built-in one, tabletop (docs/tabletop.md)")
         from mmkd.packing import pack
 

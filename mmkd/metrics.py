@@ -65,8 +65,7 @@ def binned_calibration_error(confidence: ArrayLike, correct: ArrayLike, num_bins
 def reliability(confidence: ArrayLike, correct: ArrayLike, num_bins: int = 15) -> dict[str, Floats]:
     """Mean confidence, accuracy and count of each bin ]low, high], [num_bins] each; empty bins are 0."""
     p, hit = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
-    edges = np.linspace(0, 1, num_bins + 1)
-    index = np.clip(np.searchsorted(edges, p, side="left") - 1, 0, num_bins - 1)
+    index = equal_width_bins(p, num_bins)
     count = np.bincount(index, minlength=num_bins).astype(np.float64)
     filled = np.maximum(count, 1)
     return {
@@ -76,12 +75,22 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, num_bins: int = 15) -
     }
 
 
+def equal_width_bins(confidence: ArrayLike, num_bins: int) -> NDArray[np.int64]:
+    """Number of the bin ]low, high] that each probability (0..1) is in, of the same shape; 0 is in the first."""
+    edges = np.linspace(0, 1, num_bins + 1)
+    return np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, num_bins - 1)
+
+
 def negative_log_likelihood(logits: ArrayLike, labels: ArrayLike) -> float:
     """Mean negative log-probability of the label, nats."""
+    return float(nll_per_clip(logits, labels).mean())
+
+
+def nll_per_clip(logits: ArrayLike, labels: ArrayLike) -> Floats:
+    """Negative log-probability of the label, nats, [n]; logits and labels as for :func:`topk_accuracy`."""
     scores, truth = _checked(logits, labels)
     shifted = scores - scores.max(axis=1, keepdims=True)
-    log_probability = shifted[np.arange(len(truth)), truth] - np.log(np.exp(shifted).sum(axis=1))
-    return float(-log_probability.mean())
+    return np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(truth)), truth]
 
 
 def mean_average_precision(logits: ArrayLike, labels: ArrayLike) -> float:

@@ -9,7 +9,7 @@ workers, worker r is given blocks r, r + n, ... which are the plan's units for i
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,10 @@ import numpy as np
 
 from mmkd.bank.use import BankUse, look_up
 from mmkd.config import Network, Settings
-from mmkd.plan import PADDING, Plan
+from mmkd.plan import PADDING, Plan, chosen_share
 from mmkd.reader import PADDED, REAL, Block, read_unit
 from mmkd.runs import write_json
-from mmkd.shards import Dataset, Manifest, open_dataset, read_manifest
+from mmkd.shards import NO_LABEL, Dataset, Manifest, open_dataset, read_manifest
 
 if TYPE_CHECKING:
     from mmkd.teachers import Ensemble
@@ -70,7 +70,7 @@ class Work:
     def manifests(self) -> dict[str, Manifest]:
         data = self.settings.data
         return {
-            "train": cached_manifest(self.data_folder, data.train, data.limit),
+            "train": _train_manifest(self.data_folder, data.train, data.limit, data.labelled_share),
             "val": cached_manifest(self.data_folder, data.val, data.limit),
         }
 
@@ -79,6 +79,18 @@ class Work:
 def cached_manifest(folder: str, split: str, limit: int) -> Manifest:
     """A process reads a manifest once, however many units it reads."""
     return read_manifest(folder, split, limit)
+
+
+@lru_cache(maxsize=2)
+def _train_manifest(folder: str, split: str, limit: int, labelled_share: float) -> Manifest:
+    """The manifest without the labels that the settings hide."""
+    manifest = cached_manifest(folder, split, limit)
+    if labelled_share == 1:
+        return manifest
+    labels = {head: values.copy() for head, values in manifest.labels.items()}
+    for values in labels.values():
+        values[~chosen_share(manifest.clip_ids, labelled_share)] = NO_LABEL
+    return replace(manifest, labels=labels)
 
 
 @lru_cache(maxsize=8)
@@ -110,7 +122,7 @@ def read(work: Work, num_workers: int, unit: int) -> Block:
         clips,
         views,
         work.modalities(step.phase, answered=bool(known) and bool(known["banked"][clips != PADDING].all())),
-        grid=step.phase == "val",
+        grids=(work.settings.views.test_grid,) if step.phase == "val" else (),
         partners=work.plan.train if training else None,
     )
     if known:
@@ -157,6 +169,7 @@ def make_ensemble(
     heads: dict[str, list[str]],
     keep: Sequence[str] = (),
     feature: tuple[str, str] | None = None,
+    each_view: int = 0,
 ) -> "Ensemble":
     """The models of an ensemble in this process, on the device that the settings give teachers; see there."""
     import torch
@@ -174,6 +187,7 @@ def make_ensemble(
         threads=teachers.threads,
         keep=keep,
         feature=feature,
+        each_view=each_view,
     )
 
 
@@ -220,8 +234,11 @@ def build_dataset(work: Work, start: int, num_workers: int) -> Any:
     return dataset
 
 
-def in_teacher_pool(dataset: Any, settings: Settings, stage: type, arguments: dict[str, Any], rows: int) -> Any:
-    """Pass whole blocks, of `rows` rows each, through a pool of actors that hold an ensemble."""
+def in_teacher_pool(
+    dataset: Any, settings: Settings, stage: type, arguments: dict[str, Any], rows: int, actors: int = 0
+) -> Any:
+    """Pass whole blocks, of `rows` rows each, through a pool of actors that hold an ensemble; `actors` 0: as many as
+    the settings give the teachers of a training."""
     from ray.data import ActorPoolStrategy
 
     teachers = settings.teachers
@@ -232,6 +249,6 @@ def in_teacher_pool(dataset: Any, settings: Settings, stage: type, arguments: di
         batch_size=rows,  # not None, which Ray refuses on GPUs; as every block has as many rows, none are merged
         num_cpus=teachers.num_cpus,
         num_gpus=teachers.num_gpus,
-        compute=ActorPoolStrategy(size=teachers.actors),
+        compute=ActorPoolStrategy(size=actors or teachers.actors),
         **extra,
     )

@@ -144,6 +144,12 @@ def hold_out(clip_ids: list[str], share: float, seed: int) -> tuple[Clips, Clips
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
+def chosen_share(clip_ids: list[str], share: float) -> NDArray[np.bool_]:
+    """Which clips a share (0..1) of the train split holds, [clips], by a hash of their ids; a larger share holds a
+    smaller one, and what is held out of them is spread evenly."""
+    return np.array([_unit_interval(f"share/{clip_id}") < share for clip_id in clip_ids], dtype=bool)
+
+
 def _unit_interval(text: str) -> float:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
 

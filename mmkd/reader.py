@@ -14,8 +14,10 @@ from mmkd.media.clips import decode_frames
 from mmkd.plan import PADDING, Clips
 from mmkd.shards import NO_LABEL, Dataset, Manifest, read_rows
 from mmkd.views import (
+    Grids,
     Mix,
     View,
+    grid_slots,
     make_view,
     mix_boxes,
     mix_frames,
@@ -63,7 +65,7 @@ def read_unit(
     view_numbers: int | Clips,
     modalities: Sequence[str],
     *,
-    grid: bool = False,
+    grids: Grids = (),
     partners: Clips | None = None,
 ) -> Block:
     """Read and decode the clips of a unit.
@@ -73,17 +75,17 @@ def read_unit(
 
     Args:
         view_numbers: of all rows, or of each; TEST_VIEW for the test view.
-        grid: show all test views (`views.test_clips` by `views.test_crops`) on an axis after the rows, where there is
-            more than one, instead of the view of that number.
+        grids: show all test views of these grids on an axis after the rows (see :func:`mmkd.views.grid_slots`), where
+            they have more than one, instead of the view of that number.
         partners: numbers of the clips that others may be mixed with, where the settings mix; None: nothing is mixed.
     """
-    grid = grid and views.test_clips * views.test_crops > 1
+    slots = len(grid_slots(grids)[0])
     mixing = partners is not None and bool(views.mixup or views.cutmix)
     rows = len(clips)
     numbers = np.broadcast_to(np.asarray(view_numbers, np.int64), (rows,))
     real = np.flatnonzero(clips != PADDING)
     first = [int(row) for row in real if row == 0 or clips[row] != clips[row - 1]]
-    block = empty_block(dataset, views, rows, modalities, views.test_clips * views.test_crops if grid else 0, mixing)
+    block = empty_block(dataset, views, rows, modalities, slots if slots > 1 else 0, mixing)
     block["clip"][:] = clips
     block["status"][real] = REAL
     records = zip(first, read_rows(manifest, clips[first].tolist(), modalities), strict=True)
@@ -93,8 +95,8 @@ def read_unit(
         while row < rows and clips[row] == clips[start]:
             try:
                 source.check()
-                if grid:
-                    parts = [source.arrays(view) for view in test_views(views, source.num_frames)]
+                if slots > 1:
+                    parts = [source.arrays(view) for view in test_views(views, source.num_frames, grids)]
                     arrays = {m: {n: np.stack([part[m][n] for part in parts]) for n in parts[0][m]} for m in parts[0]}
                 else:
                     view = source.view(int(numbers[row]))

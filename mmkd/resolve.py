@@ -8,7 +8,7 @@ import numpy as np
 
 from mmkd.config import MODALITIES, Settings, SettingsError
 from mmkd.pipeline import Work, cached_dataset, cached_manifest
-from mmkd.plan import Plan, hold_out
+from mmkd.plan import Clips, Plan, chosen_share, hold_out
 from mmkd.reader import sound_rate
 from mmkd.shards import Dataset, Manifest
 from mmkd.storage import name_of
@@ -38,8 +38,7 @@ def check_folders(settings: Settings) -> None:
 
 def plan_teacher(settings: Settings) -> Work:
     """A teacher's work: it learns on the clips of `train` that are not held out."""
-    train = _manifest(settings, settings.data.train)
-    teach, _ = hold_out(train.clip_ids, settings.data.weigh_share, settings.data.weigh_seed)
+    teach, _ = teach_and_weigh(settings)
     return Work(settings, settings.data_folder(), _plan(settings, teach, np.zeros(0, np.int64)), settings.teacher)
 
 
@@ -64,13 +63,22 @@ def plan_student(settings: Settings, folders: tuple[str, ...]) -> tuple[Work, di
         descriptions = matched_teachers(settings, dataset, folders)
         hashes = {n: d["weights_hash"] for n, d in zip(teacher_names(folders), descriptions, strict=True)}
     if hashes:
-        _, weigh = hold_out(train.clip_ids, data.weigh_share, data.weigh_seed)
+        _, weigh = teach_and_weigh(settings)
         if not len(weigh):
             raise SettingsError("no clip is held out to weigh the teachers on; raise data.weigh_share.")
     seen = tuple(dict.fromkeys(description["modality"] for description in descriptions))
-    plan = _plan(settings, np.arange(len(train), dtype=np.int64), weigh)
+    plan = _plan(settings, np.flatnonzero(chosen_share(train.clip_ids, data.train_share)), weigh)
     work = Work(settings, settings.data_folder(), plan, settings.student, folders, tuple(hashes), seen)
     return work, hashes
+
+
+def teach_and_weigh(settings: Settings) -> tuple[Clips, Clips]:
+    """Numbers of the labelled clips of the train split that teachers learn on, and of those they are weighed on."""
+    data = settings.data
+    clip_ids = _manifest(settings, data.train).clip_ids
+    known = chosen_share(clip_ids, min(data.train_share, data.labelled_share))
+    teach, weigh = hold_out(clip_ids, data.weigh_share, data.weigh_seed)
+    return teach[known[teach]], weigh[known[weigh]]
 
 
 def matched_teachers(settings: Settings, dataset: Dataset, folders: Sequence[str]) -> list[dict[str, Any]]:

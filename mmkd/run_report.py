@@ -13,6 +13,7 @@ from mmkd.config import Settings
 from mmkd.pipeline import cached_dataset, cached_manifest
 from mmkd.plan import TEST_VIEW
 from mmkd.reader import REAL, read_unit
+from mmkd.report.mistakes import confident_mistakes
 from mmkd.report.page import Curve, Report, Strip, write_report
 from mmkd.report.predictions import Predictions
 from mmkd.runs import read_metrics
@@ -36,6 +37,8 @@ def write_run_report(settings: Settings, run: Path) -> None:
         curves=[Curve(answers.name, read_metrics(run))],
         strips=example_strips(settings, settings.data.val, 6),
         competence=json.loads(competence.read_text()) if competence.is_file() else None,
+        mistakes_of=answers.name,
+        mistakes=clip_strips(settings, settings.data.val, confident_mistakes(answers, 6)),
         settings_yaml=(run / "config.yaml").read_text(),
     )
     write_report(run / "report.html", report)
@@ -82,9 +85,21 @@ def data_facts(settings: Settings) -> list[tuple[str, str]]:
 
 def example_strips(settings: Settings, split: str, number: int) -> list[Strip]:
     """Frames of a few clips, spread evenly over a split."""
+    clip_ids = cached_manifest(settings.data_folder(), split, settings.data.limit).clip_ids
+    rows = np.unique(np.linspace(0, len(clip_ids) - 1, number).astype(np.int64))
+    return clip_strips(settings, split, [clip_ids[row] for row in rows])
+
+
+def clip_strips(settings: Settings, split: str, clip_ids: Sequence[str]) -> list[Strip]:
+    """Frames of clips of a split, in the order given, as a model is tested on them; a broken clip is left out.
+
+    Raises:
+        KeyError: a clip is not in the split.
+    """
     folder = settings.data_folder()
     manifest = cached_manifest(folder, split, settings.data.limit)
-    chosen = np.unique(np.linspace(0, len(manifest) - 1, number).astype(np.int64))
+    rows = {clip_id: row for row, clip_id in enumerate(manifest.clip_ids)}
+    chosen = np.array([rows[clip_id] for clip_id in clip_ids], np.int64)
     block = read_unit(cached_dataset(folder), manifest, settings.views, chosen, TEST_VIEW, ("rgb",))
-    whole: Sequence[int] = [i for i in range(len(chosen)) if block["status"][i] == REAL]
-    return [Strip(manifest.clip_ids[chosen[i]], block["rgb"][i]) for i in whole]
+    whole = [i for i in range(len(chosen)) if block["status"][i] == REAL]
+    return [Strip(clip_ids[i], block["rgb"][i]) for i in whole]

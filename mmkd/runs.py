@@ -33,6 +33,8 @@ FREE_TO_CHANGE = (
     "source.",
     "pack.",
     "sweep.",
+    "evaluate.",
+    "study.",
 )
 """Settings that a resumed run may have otherwise: they decide how it is carried out, not what comes out."""
 

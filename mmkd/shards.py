@@ -189,6 +189,15 @@ def read_manifest(folder: StrPath, split: str, limit: int = 0) -> Manifest:
     )
 
 
+def read_meta(manifest: Manifest, key: str) -> list[str]:
+    """What the `meta` column says under a key of each clip of a manifest; empty where it says nothing."""
+    found: list[str] = []
+    for name in manifest.files:
+        column = _open_shard(join(manifest.folder, name)).read(["meta"], use_threads=False)["meta"]
+        found += [dict(entries or ()).get(key) or "" for entries in column.to_pylist()]
+    return found[: len(manifest)]
+
+
 def read_rows(
     manifest: Manifest, clips: Iterable[int], modalities: Sequence[str]
 ) -> Iterable[dict[str, Any] | OSError]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmkd.inputs import mean_logits
+from mmkd.inputs import view_logits
 from mmkd.models import describe_model, load_model
 from mmkd.models.features import LayerTap, layer_width
 from mmkd.reader import REAL, Block
@@ -93,6 +93,9 @@ class Ensemble:
     gamma and temperature are settings of the training. `teacher_present` bool [rows, teachers] says who answered. Rows
     that a bank answered for (`banked`) keep its answers.
     Where `feature` names a teacher and a layer, `teacher_features` float32 [rows, width] is its output.
+
+    Logits are averaged over test views, unless `each_view`, the number of them, is not 0: `teacher_logits/HEAD` is then
+    [rows, teachers, views, classes], and who asked looks whether they are finite.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class Ensemble:
         threads: int = 1,
         keep: Sequence[str] = ("rgb",),
         feature: tuple[str, str] | None = None,
+        each_view: int = 0,
     ):
         torch.set_num_threads(threads)
         self.device = torch.device(device)
@@ -120,6 +124,7 @@ class Ensemble:
         self.autocast_dtype = dtype if self.device.type == "cuda" else None
         self.batch_size = batch_size
         self.keep = tuple(keep)
+        self.each_view = each_view
         self.tap, self.tapped = None, -1
         if feature is not None:
             self.tapped = self.names.index(feature[0])
@@ -128,7 +133,8 @@ class Ensemble:
 
     def __call__(self, block: Block) -> Block:
         rows, teachers = len(block["status"]), len(self.models)
-        logits = {head: np.zeros((rows, teachers, n), np.float32) for head, n in self.heads.items()}
+        lead = (rows, teachers, self.each_view) if self.each_view else (rows, teachers)
+        logits = {head: np.zeros((*lead, n), np.float32) for head, n in self.heads.items()}
         present, asked = np.zeros((rows, teachers), bool), block["status"] == REAL
         if "banked" in block:
             asked &= ~block["banked"]
@@ -158,12 +164,12 @@ class Ensemble:
     def _forward(self, number: int, block: Block, rows: np.ndarray) -> dict[str, np.ndarray]:
         model, columns = self.models[number], self.columns[number]
         with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
-            answers = mean_logits(model, model.modality, block, rows, self.device, self.batch_size)
+            answers = view_logits(model, model.modality, block, rows, self.device, self.batch_size)
         output = {}
         for head in self.heads:
-            values = answers[head] if columns[head] is None else answers[head][:, columns[head]]
-            output[head] = values.cpu().numpy()
-            if not np.isfinite(output[head]).all():
+            values = answers[head] if self.each_view else answers[head].mean(dim=1)
+            output[head] = (values if columns[head] is None else values[..., columns[head]]).cpu().numpy()
+            if not self.each_view and not np.isfinite(output[head]).all():
                 bad = block["clip"][rows[~np.isfinite(output[head]).all(axis=1)]].tolist()
                 raise FloatingPointError(
                     f"teacher {self.names[number]} gave non-finite {head} logits for clips number {bad[:20]}; "

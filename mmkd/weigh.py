@@ -5,12 +5,11 @@ from typing import Any
 from mmkd.competence import judge
 from mmkd.config import Settings, SettingsError
 from mmkd.dry_run import describe_training
-from mmkd.evaluation import split_logits
+from mmkd.evaluation.split import split_logits
 from mmkd.jobs import ensure_data, session
-from mmkd.pipeline import cached_dataset, cached_manifest
-from mmkd.plan import hold_out
+from mmkd.pipeline import cached_dataset
 from mmkd.progress import say
-from mmkd.resolve import check_folders, matched_teachers, teacher_folders
+from mmkd.resolve import check_folders, matched_teachers, teach_and_weigh, teacher_folders
 from mmkd.teachers import teacher_names
 
 
@@ -31,16 +30,15 @@ def weigh(settings: Settings) -> dict[str, Any]:
         data, names = settings.data, teacher_names(folders)
         dataset = cached_dataset(settings.data_folder())
         matched_teachers(settings, dataset, folders)
-        train = cached_manifest(settings.data_folder(), data.train, data.limit)
-        _, held_out = hold_out(train.clip_ids, data.weigh_share, data.weigh_seed)
+        _, held_out = teach_and_weigh(settings)
         if not len(held_out):
             raise SettingsError("no clip is held out to weigh the teachers on; raise data.weigh_share.")
         say(f"weighing {len(folders)} teachers on {len(held_out)} clips of split {data.train} that are held out")
-        answers = split_logits(settings, folders, data.train, held_out)
+        answers = split_logits(settings, folders, data.train, held_out, [(1, 1)])
     teachers = settings.teachers
     competence = judge(
         names,
-        answers.logits,
+        answers.averaged(),
         answers.present,
         answers.labels,
         weighting=teachers.weighting,

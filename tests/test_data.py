@@ -156,20 +156,20 @@ def test_manifests_hold_every_split(home):
     assert len(read_manifest(home / "data" / "small", "train", limit=5)) == 5
 
 
-def read_with(folder, clips, view=TEST_VIEW, grid=False, partners=None, **views):
+def read_with(folder, clips, view=TEST_VIEW, grids=(), partners=None, **views):
     settings = small_settings(folder, views={"frames": 4, "size": 16, "boxes": 3, "audio_seconds": 0.1} | views).views
     dataset, manifest = open_dataset(folder), read_manifest(folder, "train")
-    return read_unit(dataset, manifest, settings, np.array(clips), view, ALL, grid=grid, partners=partners)
+    return read_unit(dataset, manifest, settings, np.array(clips), view, ALL, grids=grids, partners=partners)
 
 
 def test_a_grid_of_test_views_lies_on_an_axis_of_its_own(home):
     folder = home / "data" / "small"
-    grid = read_with(folder, [5, PADDING, 6], grid=True, test_clips=2, test_crops=3)
+    grid = read_with(folder, [5, PADDING, 6], grids=[(2, 3)])
     assert grid["rgb"].shape == (3, 6, 4, 16, 16, 3) and grid["boxes/boxes"].shape == (3, 6, 4, 3, 4)
     assert grid["audio"].shape == (3, 6, 4, 400) and not grid["rgb"][1].any()
-    alone = read_with(folder, [5], grid=True)
+    alone = read_with(folder, [5], grids=[(1, 1)])
     assert alone["rgb"].shape == (1, 4, 16, 16, 3)
-    centre = read_with(folder, [5], grid=True, test_crops=3)
+    centre = read_with(folder, [5], grids=[(1, 3)])
     assert np.array_equal(centre["rgb"][0, 1], alone["rgb"][0])
     assert not np.array_equal(centre["rgb"][0, 0], centre["rgb"][0, 2])
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmkd.demo import demo
-from mmkd.evaluation import split_logits
+from mmkd.evaluation.split import split_logits
 from mmkd.metrics import evaluate_heads
 from mmkd.report.predictions import Predictions
 from tests.small import SPLITS, small_settings

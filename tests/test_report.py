@@ -1,17 +1,24 @@
 """Stored predictions, the comparison table and the report page."""
 
+import base64
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 from matplotlib.figure import Figure
 
 from mmkd.metrics import evaluate_heads
 from mmkd.report.figures import epoch_axes
+from mmkd.report.mistakes import confident_mistakes
 from mmkd.report.page import Curve, Report, Strip, write_report
 from mmkd.report.predictions import Predictions, outcomes
+from mmkd.report.strips import strip_card
 from mmkd.report.table import comparison, difference, format_table
+from mmkd.run_report import clip_strips, write_run_report
+from tests.small import HEADS, SPLITS, make_clip, small_settings, write_dataset
 
 CLASSES = {"verb": ["lift", "drop", "shake"], "noun": ["mug", "ball"]}
 EVIL = "<script>alert('$x^$')</script>"  # and a formula that matplotlib would stumble over
@@ -73,6 +80,8 @@ def full_report() -> Report:
             "count": {"verb": [30], "noun": [30]},
             "chance": {"verb": 0.4, "noun": 0.5},
         },
+        mistakes_of="student",
+        mistakes=[Strip(clip, np.full((4, 6, 8, 3), 50, np.uint8)) for clip in confident_mistakes(models[3], 2)],
         settings_yaml="run:\n  seed: 0\n",
     )
 
@@ -81,6 +90,23 @@ def written(folder: Path, report: Report) -> str:
     write_report(folder / "report.html", report)
     assert [path.name for path in folder.iterdir()] == ["report.html"]
     return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def run_page(home: Path, run: Path) -> tuple[Path, list[str]]:
+    """report.html of a finished run on the small data, and its most confident mistakes."""
+    settings, noise = small_settings(home), np.random.default_rng(0)
+    clips = [make_clip("val", number) for number in range(SPLITS["val"])]
+    labels = {head: np.array([clip.labels[head] for clip in clips]) for head in HEADS}
+    logits = {head: noise.normal(size=(len(clips), len(names))) for head, names in HEADS.items()}
+    answers = Predictions("distill", [clip.clip_id for clip in clips], labels, logits)
+    answers.save(run / "predictions-val.parquet")
+    settings.save(run / "config.yaml")
+    result = {"kind": "distill", "epochs": 1, "best_epoch": 1, "run_folder": str(run), "seconds": 1.0}
+    result |= {"clips_per_second": 9.0, "wait_share": 0.1, "broken_clips": 0}
+    (run / "result.json").write_text(json.dumps(result))
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in curve("distill").rows))
+    write_run_report(settings, run)
+    return run / "report.html", confident_mistakes(answers, 6)
 
 
 def text_of(page: str) -> str:
@@ -229,13 +255,49 @@ def test_strips_say_right_or_wrong_by_sign_and_word(tmp_path: Path) -> None:
     assert re.search(r"baseline\s+✗ wrong\s+lift\s+100&nbsp;%\s+student\s+✓ right\s+drop", text_of(card[0]))
 
 
+def test_large_frames_are_shown_smaller_in_their_shape() -> None:
+    one = Predictions("student", ["a"], {"verb": [1]}, {"verb": [[0, 9, 0]]})
+    card = strip_card(Strip("a", np.zeros((2, 240, 320, 3), np.uint8)), [one], CLASSES)
+    jpegs = [base64.b64decode(content) for content in re.findall(r'base64,([^"]*)"', card)]
+    assert [simplejpeg.decode_jpeg_header(jpeg)[:2] for jpeg in jpegs] == [(144, 192)] * 2
+
+
+def test_the_page_of_a_run_shows_clips_of_its_split_and_its_mistakes(home: Path, tmp_path: Path) -> None:
+    page, wrong = run_page(home, tmp_path / "student")
+    text, html = text_of(page.read_text()), page.read_text()
+    shown = html[html.index("Most confident mistakes") : html.index("Example clips")]
+    assert re.findall(r"val-\d+", shown) == wrong and len(wrong) == 6
+    assert "Mistakes of distill" in text and html.count("<article") == 12
+
+
+def test_frames_are_those_of_the_clips_asked_for_and_broken_clips_are_left_out(home: Path, tmp_path: Path) -> None:
+    asked = ["val-004", "val-000", "val-009"]
+    strips = clip_strips(small_settings(home), "val", asked)
+    assert [strip.clip_id for strip in strips] == asked
+    for strip in strips:
+        # The moving square is red or green after the noun.
+        noun = int(strip.clip_id[-3:]) // 3 % 2
+        means = strip.frames.mean(axis=(0, 1, 2))
+        assert strip.frames.shape == (4, 16, 16, 3) and means[noun] > means[1 - noun] + 10
+
+    def spoilt(split: str, rows: list) -> list:
+        rows[0]["rgb"] = [b"no picture"] * len(rows[0]["rgb"])
+        return rows
+
+    write_dataset(tmp_path / "data" / "small", spoilt)
+    strips = clip_strips(small_settings(tmp_path), "val", asked)
+    assert [strip.clip_id for strip in strips] == ["val-004", "val-009"]
+    with pytest.raises(KeyError, match="train-000"):
+        clip_strips(small_settings(home), "val", ["train-000"])
+
+
 def test_names_from_data_are_escaped(tmp_path: Path) -> None:
     report = full_report()
     report.heads = {head: [f"{EVIL}{name}" for name in names] for head, names in CLASSES.items()}
     report.title = report.lead = report.settings_yaml = EVIL
     report.facts = [(EVIL, EVIL)]
     report.predictions[3].name = report.predictions[3].note = report.curves[0].name = EVIL
-    report.difference = (EVIL, "baseline")
+    report.difference, report.mistakes_of = (EVIL, "baseline"), EVIL
     report.competence = {**(report.competence or {}), "names": [EVIL]}
     renamed = report.predictions[1]
     renamed.clip_ids[1] = report.strips[0].clip_id = EVIL
@@ -246,7 +308,8 @@ def test_names_from_data_are_escaped(tmp_path: Path) -> None:
 def test_the_page_loads_nothing(tmp_path: Path) -> None:
     page = written(tmp_path, full_report())
     sources = re.findall(r'\bsrc="([^"]*)"', page)
-    assert len(sources) == 2 + 5 + 3 + 8 + 2  # accuracy, learning, reliability, and the two clips' frames
+    # Accuracy, learning, reliability, and the two clips' frames; a matrix a head, and the two mistakes' frames.
+    assert len(sources) == 2 + 5 + 3 + 8 + 2 + 2 + 4 + 4
     assert all(source.startswith(("data:image/svg+xml;base64,", "data:image/jpeg;base64,")) for source in sources)
     assert "//" not in re.sub(r"base64,[^\"]*", "", page)
     assert not re.search(r"<(script|link|iframe|object)\b|url\(|@import|\bhref=", page)
@@ -275,7 +338,7 @@ def test_one_model_with_one_head_and_nothing_else_gives_a_page(tmp_path: Path) -
     accuracy = comparison([one])[0]["metrics"]["verb"]["accuracy"]
     assert f"{100 * accuracy:.1f} ±" in text_of(page) and "action" not in text_of(page)
     assert page.count("<img ") == 1  # the reliability diagram
-    assert not re.search("Learning|Teachers|Example clips|Settings", page)
+    assert not re.search("Learning|Mistakes|Teachers|Example clips|Settings", page)
 
 
 def test_a_report_that_does_not_fit_together_is_refused_before_it_is_written(tmp_path: Path) -> None:
@@ -285,6 +348,7 @@ def test_a_report_that_does_not_fit_together_is_refused_before_it_is_written(tmp
         ("one prediction or more", Report("t", "", [], CLASSES, [], [], [])),
         ("3 classes in head 'verb'", Report("t", "", [], CLASSES | {"verb": ["lift"]}, [one], [], [])),
         (r"difference with \['baseline'\]", Report("t", "", [], CLASSES, [one], [], [], ("student", "baseline"))),
+        ("mistakes of 'baseline'", Report("t", "", [], CLASSES, [one], [], [], mistakes_of="baseline")),
     ]
     for said, report in cases:
         with pytest.raises(ValueError, match=said):

@@ -6,14 +6,17 @@ from pathlib import Path
 import yaml
 
 from mmkd.config.base import MODALITIES, Modality, Section, SettingsError
+from mmkd.config.evaluate import Evaluate
 from mmkd.config.jobs import Data, Resources, Run
 from mmkd.config.packing import Pack, Source
+from mmkd.config.study import Study
 from mmkd.config.sweep import Sweep
 from mmkd.config.training import Loss, Network, Optim, Teachers, Views
 
 __all__ = [
     "MODALITIES",
     "Data",
+    "Evaluate",
     "Loss",
     "Modality",
     "Network",
@@ -24,6 +27,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "Source",
+    "Study",
     "Sweep",
     "Teachers",
     "Views",
@@ -45,6 +49,8 @@ class Settings(Section):
     source: Source = Source()
     pack: Pack = Pack()
     sweep: Sweep = Sweep()
+    evaluate: Evaluate = Evaluate()
+    study: Study = Study()
 
     @property
     def home(self) -> Path:

@@ -8,6 +8,7 @@ Modality = Literal["rgb", "flow", "audio", "boxes"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Part = Annotated[float, Field(gt=0, le=1)]
 
 
 class SettingsError(ValueError):

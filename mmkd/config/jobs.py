@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mmkd.config.base import Positive, Section, Share
+from mmkd.config.base import Part, Positive, Section, Share
 
 
 class Run(Section):
@@ -50,6 +50,11 @@ class Data(Section):
     """Share of the train split held out from teachers, to weigh and judge them."""
     weigh_seed: int = 0
     """Which clips are held out; teachers and students must agree on it."""
+    train_share: Part = 1.0
+    """Use only this share of the train split, chosen by a hash of the clips' ids; a larger share holds a smaller."""
+    labelled_share: Part = 1.0
+    """Hide the labels of the other clips of the train split, chosen in the same way: students are distilled on them all
+    the same, teachers leave them out."""
     max_broken_share: Annotated[float, Field(ge=0, le=1)] = 0.01
     """The job fails when more than this share of the clips it read were broken."""
     limit: Annotated[int, Field(ge=0)] = 0

@@ -59,6 +59,11 @@ class Views(Section):
     sample_rate: Annotated[int, Field(ge=0)] = 0
     """Sound is resampled to this rate, samples per second; 0: that of the data set."""
 
+    @property
+    def test_grid(self) -> tuple[int, int]:
+        """Views in time by views in space, for validation and test."""
+        return self.test_clips, self.test_crops
+
     @model_validator(mode="after")
     def _ordered(self) -> "Views":
         if not 1.0 <= self.scale[0] <= self.scale[1]:

@@ -5,12 +5,11 @@ import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, Generic, ParamSpec
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from mmkd.metrics import binned_calibration_error, reliability
 from mmkd.report.predictions import Outcomes
 from mmkd.report.table import NORMAL_95, percent
+from mmkd.storage import StrPath, write_bytes
 
 # Okabe and Ito's palette, told apart with any kind of colour vision; teachers stay grey. The best trial of a sweep is
 # violet, told apart from these and from viridis.
@@ -76,25 +76,36 @@ def colours(names: Sequence[str]) -> dict[str, str]:
     return result
 
 
-def picture(
-    width: float, height: float
-) -> Callable[[Callable[Concatenate[Figure, Drawing], None]], Callable[Drawing, str]]:
-    """Make a function that draws on a figure of width x height inches into one that returns a data: URI."""
+class Picture(Generic[Drawing]):
+    """A function that draws on a figure of a given size; called without the figure, it returns a data: URI (SVG).
 
-    def wrap(draw: Callable[Concatenate[Figure, Drawing], None]) -> Callable[Drawing, str]:
-        @functools.wraps(draw)
-        def drawn(*args: Drawing.args, **kwargs: Drawing.kwargs) -> str:
-            buffer = io.BytesIO()
-            with matplotlib.rc_context(STYLE):
-                figure = Figure(figsize=(width, height), layout="constrained")
-                FigureCanvasSVG(figure)
-                draw(figure, *args, **kwargs)
-                figure.savefig(buffer, format="svg", metadata={"Date": None})
-            return _data_uri("image/svg+xml", buffer.getvalue())
+    Attributes:
+        inches: width and height.
+    """
 
-        return drawn
+    def __init__(self, draw: Callable[Concatenate[Figure, Drawing], None], width: float, height: float) -> None:
+        self._draw, self.inches = draw, (width, height)
+        functools.update_wrapper(self, draw)
 
-    return wrap
+    def __call__(self, *args: Drawing.args, **kwargs: Drawing.kwargs) -> str:
+        return _data_uri("image/svg+xml", self._file("svg", {"Date": None}, *args, **kwargs))
+
+    def png(self, path: StrPath, *args: Drawing.args, **kwargs: Drawing.kwargs) -> None:
+        """Write the same drawing as a PNG file of 150 dots an inch, whole or not at all."""
+        write_bytes(path, self._file("png", {"Software": None}, *args, **kwargs))
+
+    def _file(self, kind: str, metadata: dict[str, Any], *args: Drawing.args, **kwargs: Drawing.kwargs) -> bytes:
+        buffer = io.BytesIO()
+        with matplotlib.rc_context(STYLE):
+            figure = Figure(figsize=self.inches, layout="constrained")
+            self._draw(figure, *args, **kwargs)
+            figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
+        return buffer.getvalue()
+
+
+def picture(width: float, height: float) -> Callable[[Callable[Concatenate[Figure, Drawing], None]], Picture[Drawing]]:
+    """Make a function that draws on a figure of width x height inches into a `Picture`."""
+    return lambda draw: Picture(draw, width, height)
 
 
 @picture(4.4, 3.0)
@@ -186,32 +197,40 @@ def validation_curve(figure: Figure, curves: Sequence[Curve], head: str) -> None
 
 @picture(3.4, 3.9)
 def reliability_diagram(figure: Figure, name: str, result: Outcomes) -> None:
-    """Accuracy of each bin of confidence against the confidence itself, over a histogram of the confidence.
+    """Accuracy of each bin of confidence against the confidence itself, over a histogram of the confidence."""
+    confidence, correct = result.confidence[result.known], result.correct[result.known]
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    draw_reliability(upper, lower, confidence, correct, colours([name])[name])
+    upper.set(ylabel="accuracy (%)")
+    upper.set_title(f"{name[:22]}: ECE {percent(binned_calibration_error(confidence, correct))} points")
+    lower.set(xlabel="confidence (%)", ylabel="clips (%)")
+
+
+def draw_reliability(
+    upper: Axes, lower: Axes, confidence: NDArray[np.float64], correct: NDArray[np.bool_], colour: str
+) -> None:
+    """Draw both parts of a reliability diagram; confidence and correct are [n].
 
     The bins are those of the calibration error (15 of equal width), so the picture shows what the figure measures.
     """
-    confidence, correct = result.confidence[result.known], result.correct[result.known]
     bins = reliability(confidence, correct)
     edges = np.linspace(0, 100, len(bins["count"]) + 1)
     left, width, filled = edges[:-1], edges[1] - edges[0], bins["count"] > 0
     accuracy, said = 100 * bins["accuracy"], 100 * bins["confidence"]
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    own = colours([name])[name]
-    upper.bar(left[filled], accuracy[filled], width, align="edge", color=own, alpha=0.75, edgecolor="white")
+    upper.bar(left[filled], accuracy[filled], width, align="edge", color=colour, alpha=0.75, edgecolor="white")
     upper.bar(
         left[filled], (said - accuracy)[filled], width, bottom=accuracy[filled], align="edge", color="none",
         edgecolor=INK, hatch="////", linewidth=0.6,
     )  # fmt: skip
     upper.plot([0, 100], [0, 100], color=INK, linestyle="--", linewidth=1)
-    upper.set(xlim=(0, 100), ylim=(0, 100), ylabel="accuracy (%)")
-    upper.set_title(f"{name[:22]}: ECE {percent(binned_calibration_error(confidence, correct))} points")
+    upper.set(xlim=(0, 100), ylim=(0, 100))
     share = 100 * bins["count"] / max(bins["count"].sum(), 1)
-    lower.bar(left, share, width, align="edge", color=own, alpha=0.75, edgecolor="white")
-    lower.set(xlabel="confidence (%)", ylabel="clips (%)")
+    lower.bar(left, share, width, align="edge", color=colour, alpha=0.75, edgecolor="white")
     lower.yaxis.set_major_locator(MaxNLocator(2))
     mean = float(100 * confidence.mean())
     lower.axvline(mean, color=INK, linewidth=1)
-    small_text(lower, "mean", (mean, 1), (4, -2), xycoords=("data", "axes fraction"), va="top")
+    beside: dict[str, Any] = {"ha": "right" if mean > 80 else "left", "va": "top"}
+    small_text(lower, "mean", (mean, 1), (-4 if mean > 80 else 4, -2), xycoords=("data", "axes fraction"), **beside)
 
 
 def frame_image(frame: NDArray[np.uint8]) -> str:

@@ -1,7 +1,7 @@
 """The report: one self-contained HTML page about a run, without scripts and without anything to load."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 from mmkd.report import figures
 from mmkd.report.figures import Curve
 from mmkd.report.html_tables import comparison_table, competence_table, gain_table
+from mmkd.report.mistake_html import mistakes_section
 from mmkd.report.predictions import Predictions, outcomes
 from mmkd.report.strips import Strip, strip_card
 from mmkd.report.style import CSS
@@ -38,6 +39,8 @@ class Report:
         strips: example clips.
         difference: names of two predictions on the same clips, first minus second; the headline.
         competence: `mmkd.competence.Competence.as_dict()`, the teachers on held-out clips.
+        mistakes_of: name of the prediction whose mistakes are shown; empty: of none.
+        mistakes: its most confident mistakes, the surest first.
         settings_yaml: the resolved settings.
     """
 
@@ -50,6 +53,8 @@ class Report:
     strips: list[Strip]
     difference: tuple[str, str] | None = None
     competence: dict[str, Any] | None = None
+    mistakes_of: str = ""
+    mistakes: list[Strip] = field(default_factory=list)
     settings_yaml: str = ""
 
 
@@ -57,8 +62,8 @@ def write_report(path: Path, report: Report) -> None:
     """Write the page, whole or not at all.
 
     Raises:
-        ValueError: predictions that share a name, whose classes are not the report's, or whose difference is asked for
-            and cannot be had.
+        ValueError: predictions that share a name, whose classes are not the report's, or whose difference or mistakes
+            are asked for and cannot be had.
     """
     _check(report)
     rows, gain = comparison(report.predictions), _gain(report)
@@ -67,6 +72,7 @@ def write_report(path: Path, report: Report) -> None:
         _comparison(report, rows, gain),
         _curves(report.curves),
         _reliability(_compared(report)),
+        _mistakes(report),
         _competence(report.competence),
         _strips(report),
         facts_section("The run", report.facts),
@@ -154,6 +160,8 @@ def _check(report: Report) -> None:
     absent = [name for name in report.difference or () if name not in names]
     if absent:
         raise ValueError(f"the report is to show a difference with {absent}, and has predictions {names} only.")
+    if report.mistakes_of and report.mistakes_of not in names:
+        raise ValueError(f"the report is to show mistakes of {report.mistakes_of!r}, and has predictions {names} only.")
 
 
 def _compared(report: Report) -> list[Predictions]:
@@ -235,6 +243,12 @@ def _reliability(predictions: Sequence[Predictions]) -> str:
         "says; hatched: the gap (bars below the line: overconfident). Below: the clips' confidence and its mean."
     )
     return f'<section><h2>Calibration</h2><p class="soft">{escape(said)}</p>{panels_html(panels)}</section>'
+
+
+def _mistakes(report: Report) -> str:
+    own = [each for each in report.predictions if each.name == report.mistakes_of]
+    others = [each for each in _compared(report) if each.name != report.mistakes_of]
+    return mistakes_section([*own, *others], report.heads, report.mistakes) if own else ""
 
 
 def _competence(competence: Mapping[str, Any] | None) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +13,8 @@ from mmkd.report.figures import frame_image
 from mmkd.report.predictions import Predictions
 
 MAX_FRAMES = 8
+MAX_SIDE = 192
+"""Pixels; a frame is shown about as large, and a page with larger ones would be heavy."""
 _SIGNS = {True: '<span class="right">✓</span>&nbsp;', False: '<span class="wrong">✗</span>&nbsp;', None: ""}
 _MARKS = {
     True: '<span class="right">✓ right</span>',
@@ -51,7 +54,7 @@ def strip_card(strip: Strip, predictions: Sequence[Predictions], heads: Mapping[
         )
     kept = np.unique(np.linspace(0, len(strip.frames) - 1, min(len(strip.frames), MAX_FRAMES)).round().astype(int))
     pictures = "".join(
-        f'<img src="{frame_image(strip.frames[i])}" alt="frame {i + 1} of {len(strip.frames)}">' for i in kept
+        f'<img src="{frame_image(_shrunk(strip.frames[i]))}" alt="frame {i + 1} of {len(strip.frames)}">' for i in kept
     )
     return (
         f'<article class="card strip"><h3>{truth}<span class="soft">{escape(strip.clip_id)}</span></h3>'
@@ -80,6 +83,15 @@ def _answer(one: Predictions, row: int, shown: Sequence[str], heads: Mapping[str
         verdict = _MARKS[False if False in marks else None if None in marks else True]
         cells.append(f'<td class="first">{verdict} <span class="soft">{_share(together)}</span></td>')
     return f'<tr><th class="first">{escape(one.name)}</th>{"".join(cells)}</tr>'
+
+
+def _shrunk(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The frame, [height, width, 3], with sides of at most MAX_SIDE."""
+    scale = MAX_SIDE / max(frame.shape[:2])
+    if scale >= 1:
+        return frame
+    size = tuple(max(1, round(scale * side)) for side in frame.shape[1::-1])
+    return np.asarray(cv2.resize(np.ascontiguousarray(frame), size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _class(names: Sequence[str], label: int) -> str:

@@ -35,6 +35,13 @@ table.wide th.first { position: sticky; left: 0; background: var(--card); }
 figcaption { margin: 4px 2px 0; }
 .picture { display: block; width: 100%; height: auto; background: #fff; border-radius: 10px; padding: 8px;
   border: 1px solid var(--line); }
+h3 { font-size: 1rem; margin: 26px 0 8px; }
+.pair { display: grid; gap: 14px 20px; align-items: start;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, max(420px, var(--least, 0px))), 1fr)); }
+.pair > * { margin: 0; min-width: 0; }
+.matrix { min-width: var(--least); max-width: calc(1.2 * var(--full)); }
+.names { width: 100%; }
+.names .first { white-space: normal; }
 .strip { margin: 14px 0; display: grid; gap: 12px 20px; grid-template-columns: minmax(0, 3fr) minmax(0, 2fr);
   align-items: center; }
 .strip .scroll { min-width: 0; }
@@ -58,5 +65,10 @@ summary { cursor: pointer; }
   .facts { grid-template-columns: 1fr; gap: 0; }
   .facts dd { margin-bottom: 8px; }
   th, td { padding: 5px 7px; }
+  .below, .below thead, .below tbody { display: block; }
+  .below tr { display: grid; grid-template-columns: minmax(0, 1fr) 4rem 6.5rem; border-bottom: 1px solid var(--line); }
+  .below tr > * { border: 0; }
+  .below tr > :last-child { grid-column: 1 / -1; padding-top: 0; color: var(--soft); font-size: .875rem; }
+  .below tbody tr:last-child { border-bottom: 0; }
 }
 """

@@ -5,6 +5,7 @@ drawn without knowing it.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +13,9 @@ import numpy as np
 from mmkd.config import Views
 from mmkd.plan import TEST_VIEW
 from mmkd.views.sampling import Indices, strided_indices, uniform_indices
+
+Grids = Sequence[tuple[int, int]]
+"""Grids of test views: (views in time, views in space: 1 or 3)."""
 
 PHOTOMETRIC = ("brightness", "color", "contrast", "sharpness", "posterize", "solarize", "autocontrast", "equalize")
 """RandAugment's operations that move no pixel, so that flow and boxes stay true."""
@@ -80,16 +84,36 @@ def make_view(settings: Views, clip_id: str, num_frames: int, number: int) -> Vi
     return view
 
 
-def test_views(settings: Views, num_frames: int) -> list[View]:
-    """All views of a clip for validation and test: views.test_clips in time by views.test_crops in space, the crops of
-    one time side by side. One crop is the centre; three lie along the long side, at its start, centre and end."""
-    clips = settings.test_clips
-    if settings.sampling == "uniform":
-        indices = uniform_indices(num_frames, settings.frames, clips)
-    else:
-        indices = strided_indices(num_frames, settings.frames, settings.stride, clips)
-    places = (0.5,) if settings.test_crops == 1 else (0.0, 0.5, 1.0)
-    return [View(own, left=place, top=place) for own in indices.reshape(clips, -1) for place in places]
+def test_views(settings: Views, num_frames: int, grids: Grids) -> list[View]:
+    """The views of a clip for validation and test, one for each slot of :func:`grid_slots`."""
+    slots, _ = grid_slots(grids)
+    indices = {}
+    for clips in {clips for clips, _, _ in slots}:
+        if settings.sampling == "uniform":
+            chosen = uniform_indices(num_frames, settings.frames, clips)
+        else:
+            chosen = strided_indices(num_frames, settings.frames, settings.stride, clips)
+        indices[clips] = chosen.reshape(clips, -1)
+    return [View(indices[clips][number], left=place, top=place) for clips, number, place in slots]
+
+
+def grid_slots(grids: Grids) -> tuple[list[tuple[int, int, float]], list[list[int]]]:
+    """The distinct test views of some grids, each of so many views in time by 1 or 3 in space.
+
+    One crop is the centre; three lie along the long side, at its start, centre and end. Those of one time lie side by
+    side. Grids with other numbers of views in time share none, since they divide the clip otherwise.
+
+    Returns:
+        slots, (views in time of its grid, number of this one, place 0..1 of the crop); and for each grid the numbers
+        of its slots.
+    """
+    slots: dict[tuple[int, int, float], int] = {}
+    members = []
+    for clips, crops in grids:
+        places = (0.5,) if crops == 1 else (0.0, 0.5, 1.0)
+        own = [(clips, number, place) for number in range(clips) for place in places]
+        members.append([slots.setdefault(slot, len(slots)) for slot in own])
+    return list(slots), members
 
 
 def crop_square(view: View, height: int, width: int) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, and floating-point operations per view, counted without computing anything."""
+"""Counting: parameters are in the model; floating-point operations per view, without computing anything."""
 
 from typing import Any
 

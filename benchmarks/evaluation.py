@@ -1,0 +1,127 @@
+"""Evaluation against its limit: the model's forward pass and the decoding by themselves, on the same cores.
+
+    python benchmarks/evaluation.py --model FOLDER [--data FOLDER] [--run.home /abs] [--views 3x3]
+
+In turn, --repeats times: the evaluation's own pass over the split on Ray, from its first answer to its last; and a
+plain process on each core, which reads, decodes and answers for its share of the same clips, all starting at once. The
+table goes to standard error, the same as one JSON object to the last line of standard output, and to a file with
+--out. What starting Ray and its actors takes is told apart.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from mmkd.asking import Questions, ask
+from mmkd.cli import load_settings
+from mmkd.cluster import ray_session
+from mmkd.config import Settings
+from mmkd.evaluation.job import grids_of
+from mmkd.evaluation.models import evaluated_models, views_of
+from mmkd.pipeline import cached_dataset, cached_manifest, make_ensemble
+from mmkd.plan import PADDING, TEST_VIEW
+from mmkd.progress import say
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", help="also write the JSON there")
+    own, rest = parser.parse_known_args()
+    settings = load_settings(rest, job="benchmark", about="", program="python benchmarks/evaluation.py")
+    models = evaluated_models(settings)
+    settings = views_of(settings, models)
+    questions = questions_of(settings, [model.folder for model in models])
+    clips, cores = len(questions.clips), os.cpu_count() or 1
+    rates: dict[str, list[float]] = {"evaluation": [], "plain": []}
+    starts = []
+    for number in range(own.repeats):
+        rate, started = on_ray(questions)
+        rates["evaluation"].append(rate)
+        starts.append(started)
+        rates["plain"].append(plain(settings, questions.folders, cores))
+        say(
+            f"{number + 1}/{own.repeats}: "
+            + ", ".join(f"{name} {each[-1]:.0f} clips/s" for name, each in rates.items())
+        )
+    ratios = [a / b for a, b in zip(rates["evaluation"], rates["plain"], strict=True)]
+    facts: dict[str, Any] = {
+        "clips": clips,
+        "views": questions.slots,
+        "models": len(models),
+        "cores": cores,
+        **{f"{name}_clips_per_second": round(median(each), 1) for name, each in rates.items()},
+        "ratio": round(median(ratios), 3),
+        "ratios": [round(ratio, 3) for ratio in ratios],
+        "seconds_to_first_answer": round(median(starts), 1),
+    }
+    say(f"evaluation / plain processes: {facts['ratio']} ({min(ratios):.2f} to {max(ratios):.2f}); asked: 0.9")
+    text = json.dumps(facts)
+    if own.out:
+        Path(own.out).write_text(text + "\n")
+    print(text)
+
+
+def questions_of(settings: Settings, folders: list[str]) -> Questions:
+    split = settings.evaluate.split or settings.data.test
+    clips = np.arange(len(cached_manifest(settings.data_folder(), split, settings.data.limit)), dtype=np.int64)
+    seen = {model.description["modality"] for model in evaluated_models(settings)}
+    views = np.full(len(clips), TEST_VIEW, np.int64)
+    return Questions(settings, tuple(folders), split, clips, views, sorted(seen), grids=grids_of(settings))
+
+
+def on_ray(questions: Questions) -> tuple[float, float]:
+    """Clips per second between the first answer and the last, and seconds to the first."""
+    with ray_session(questions.settings):
+        began = time.monotonic()
+        first, clips = 0.0, 0
+        for block in ask(questions):
+            if not first:
+                first = time.monotonic()
+                continue
+            clips += int((block["clip"] != PADDING).sum())
+        return clips / (time.monotonic() - first), first - began
+
+
+def plain(settings: Settings, folders: tuple[str, ...], processes: int) -> float:
+    """Clips per second of processes that know nothing of each other."""
+    context = get_context("spawn")
+    barrier, times = context.Barrier(processes), context.Queue()
+    workers = [
+        context.Process(target=_loop, args=(settings, list(folders), number, processes, barrier, times))
+        for number in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    spans = [times.get(timeout=600) for _ in workers]
+    for worker in workers:
+        worker.join()
+    return sum(clips for _, _, clips in spans) / (max(end for _, end, _ in spans) - min(start for start, _, _ in spans))
+
+
+def _loop(settings: Settings, folders: list[str], number: int, processes: int, barrier: Any, times: Any) -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+    questions = questions_of(settings, folders)
+    heads = cached_dataset(settings.data_folder()).heads
+    ensemble = make_ensemble(settings, folders, heads, each_view=questions.slots)
+    units = list(questions.units())[number::processes]
+    ensemble(questions.read(units[0]))
+    barrier.wait()
+    start, clips = time.monotonic(), 0
+    for unit in units:
+        clips += int((ensemble(questions.read(unit))["clip"] != PADDING).sum())
+    times.put((start, time.monotonic(), clips))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

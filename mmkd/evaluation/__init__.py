@@ -1,0 +1,1 @@
+"""Evaluation: models on a split, each clip exactly once, and what their answers come to."""
