@@ -158,6 +158,13 @@ def test_a_small_study_leaves_out_what_it_has_not(tmp_path: Path) -> None:
     assert "nan" not in text_of(page).lower() and "unseen" not in page
 
 
+def test_a_cost_that_could_not_be_measured_is_a_dash(tmp_path: Path) -> None:
+    report = report_of(small())
+    report["results"].costs = [replace(made_results(1, 4).costs[0], peak_mb=float("nan"))]
+    page = written(tmp_path, report)
+    assert "student 0.18 M 0.42 3.1 410 - decoding 0.8 ms" in text_of(page[page.index("<h2>Cost") :])
+
+
 def test_a_quick_study_says_so(tmp_path: Path) -> None:
     report = report_of(small())
     assert "A quick study" not in written(tmp_path, report)

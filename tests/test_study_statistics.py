@@ -299,3 +299,8 @@ def test_tables_hold_every_arm_model_and_difference(made, tmp_path):
     assert float(first["low"]) == pytest.approx(differences[0].outcomes["verb"]["accuracy"].low)
     assert first["seeds"] == "0 1 2 3 4" and len(first["each_seed"].split()) == 5
     assert rows["models"][0]["run"] == "runs/labels-0" and rows["costs"][1]["optical_flow_ms"] == ""
+
+
+def test_two_seeds_that_agree_by_chance_leave_open_what_the_clips_leave_open():
+    found = contrast(made_results(), "bad-per-sample", "bad-uniform").outcomes["action"]["accuracy"]
+    assert found.high - found.low > 0.02

@@ -28,9 +28,9 @@ def accuracy_views(figure: Figure, evaluation: Evaluation, models: Sequence[Mode
         own, at = colour[model.name], dict[float, list[float]]()
         how: dict[str, Any] = {"color": own, "marker": marker, "markersize": 6.5, "markeredgewidth": 1.4}
         for (clips, crops), share in _shares(model, head).items():
-            cost = clips * crops * (costs[model.name] if counted else 1)
-            at.setdefault(cost, []).append(100 * share)
-            axes.plot(cost, 100 * share, **how, markerfacecolor=own if crops == 1 else "white", zorder=3)
+            takes = clips * crops * (costs[model.name] if counted else 1)
+            at.setdefault(takes, []).append(100 * share)
+            axes.plot(takes, 100 * share, **how, markerfacecolor=own if crops == 1 else "white", zorder=3)
             spaces.add(crops > 1)
         axes.plot(sorted(at), [mean(values) for _, values in sorted(at.items())], color=own, linewidth=1.6)
         handles.append(Line2D([], [], **how, linewidth=1.6, label=shortened(model.name, 26)))

@@ -30,13 +30,14 @@ CSS = """
 .pairs > * { max-width: 700px; }
 .both { display: grid; gap: 10px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 230px), 1fr)); }
 .both figure, .long figure { margin: 0; }
-.long { min-width: min(540px, 150vw); max-width: 680px; }
+.long { min-width: 500px; max-width: 680px; }
 .inset { margin-top: 14px; }
 .beside { display: grid; gap: 14px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr));
   align-items: start; }
 .beside > * { margin: 0; min-width: 0; }
 table.tight th, table.tight td { padding: 5px 7px; }
-table.tight thead th { white-space: normal; vertical-align: bottom; }
+table.tight thead th { vertical-align: bottom; }
+table.tight th.first { white-space: normal; overflow-wrap: anywhere; min-width: 6.5rem; }
 tr.model th > span { position: sticky; left: 7px; }
 tr.scaled > * { color: var(--soft); font-weight: 400; }
 """
@@ -52,7 +53,8 @@ def write_evaluation_page(path: StrPath, evaluation: Evaluation, strips: Sequenc
     title = f"Evaluation on split {evaluation.split}"
     sections = [f"<header><h1>{escape(title)}</h1><p>{escape(_lead(evaluation, head))}</p></header>"]
     if head is None:
-        sections.append(_unscored(evaluation))
+        sizes = [(each.name, f"{parameters_text(each.parameters)} parameters") for each in evaluation.models]
+        sections.append(facts_section("Models", sizes))
     else:
         sections += [
             _comparison(evaluation, head),
@@ -85,8 +87,8 @@ def _lead(evaluation: Evaluation, head: str | None) -> str:
     counts = [first_grid(each)[head]["n"] for each in models if head in first_grid(each)]
     said = f"{names} on split {evaluation.split}: {max(counts):,} labelled clips, each in {views}."
     if len(models) == 1:
-        own = first_grid(models[0])[head]
-        said += f" {head.capitalize()} {measure_name(evaluation, head)}: {main_cell(own)} %."
+        measure = measure_name(evaluation, head)
+        said += f" {measure[0].upper()}{measure[1:]} of {head}: {main_cell(first_grid(models[0])[head])} %."
     return said
 
 
@@ -120,8 +122,12 @@ def _table(groups: Sequence[tuple[str, Sequence[str]]], rows: Sequence[_Row]) ->
 
 
 def _cells(tag: str, texts: Sequence[str]) -> str:
-    first = ' class="start"'
-    return "".join(f"<{tag}{first * (at == 0)}>{escape(text)}</{tag}>" for at, text in enumerate(texts))
+    """Cells of a group of columns; titles are on two lines where they have two words or more."""
+    inside = [escape(text) for text in texts]
+    if tag == "th":
+        inside = ["<br>".join(filter(None, text.rpartition(" ")[::2])) for text in inside]
+    first, *rest = inside
+    return f'<{tag} class="start">{first}</{tag}>' + "".join(f"<{tag}>{text}</{tag}>" for text in rest)
 
 
 def _comparison(evaluation: Evaluation, head: str) -> str:
@@ -132,7 +138,7 @@ def _comparison(evaluation: Evaluation, head: str) -> str:
     others = [other for other in dict.fromkeys(h for each in models for h in first_grid(each)) if other != head]
     groups = [(head, [measure, *plain])] + [("temperature scaled", list(scaled))] * bool(scaled)
     groups += [(other, [measure_name(evaluation, other)]) for other in others]
-    groups += [("", ["clips", "parameters"] + ["GFLOPs a clip"] * costs)]
+    groups += [("", ["clips", "parameters"] + ["GFLOPs/clip"] * costs)]
     rows = []
     for model in models:
         of, (grid, *_) = first_grid(model), model.grids
@@ -179,7 +185,7 @@ def _details(evaluation: Evaluation) -> str:
             figures = [[cell(own, key) for key in part.values()] for part in (accuracy, calibration) if part]
             rows.append(_Row(head, [[f"{own['n']:,}"], *figures]))
             if "scaled" in own:
-                by = f", T {nats(own['scaled']['temperature'])}" if head in model.temperatures else ""
+                by = f", T\N{NO-BREAK SPACE}{nats(own['scaled']['temperature'])}" if head in model.temperatures else ""
                 cells = [cell(own["scaled"], key) for key in calibration.values()]
                 rows.append(_Row(f"scaled{by}", [[""], [""] * len(accuracy), cells], scaled=True))
     table = f'<div class="card">{_table(groups, rows)}{_soft(words.notes(evaluation)[1:])}</div>'
@@ -206,11 +212,12 @@ def _reliability(evaluation: Evaluation, head: str) -> str:
         pairs.append(f'<div><h3>{escape(model.name)}</h3><div class="both">{figures}</div></div>')
     if not pairs:
         return ""
+    both = ", before and after temperature scaling" if any(each.temperatures for each in evaluation.models) else ""
     more = f" The first {CLOSELY} models." if len(evaluation.models) > len(pairs) == CLOSELY else ""
     said = (
-        f"How often a model is right ({head}) when it says it is sure, before and after temperature scaling. On the "
-        "dashed line it is as good as it says; hatched: the gap (bars below the line: overconfident). Below: how sure "
-        f"it is, and the mean. In brackets the floor of the ECE.{more}"
+        f"How often a model is right ({head}) when it says it is sure{both}. On the dashed line it is as good as it "
+        "says; hatched: the gap (bars below the line: overconfident). Below: how sure it is, and the mean. In brackets "
+        f"the floor of the ECE.{more}"
     )
     return (
         f'<section><h2>Calibration</h2><p class="soft">{escape(said)}</p><div class="pairs">{"".join(pairs)}</div>'
@@ -230,7 +237,7 @@ def _views(evaluation: Evaluation, head: str) -> str:
         return ""
     measure = measure_name(evaluation, head)
     calibration = {"ECE": "ece", "NLL": "nll"} if measure == "top-1" else {}
-    takes = ["views"] + ["GFLOPs a clip"] * bool(evaluation.costs)
+    takes = ["views"] + ["GFLOPs/clip"] * bool(evaluation.costs)
     rows = []
     for model in models:
         rows += [_Row(model.name)] * (len(models) > 1)
@@ -240,13 +247,14 @@ def _views(evaluation: Evaluation, head: str) -> str:
             figures = [main_cell(own), *(cell(own, key) for key in calibration.values())]
             rows.append(_Row(grid.replace("x", " × "), [first, figures]))
     table = _table([("", takes), (head, [measure, *calibration])], rows)
-    folded = "" if len(models) > 1 else " open"
+    beside, folded = ("", "") if len(models) > 1 else (' class="beside"', " open")
     said = "What more test views give. Lines go through the means of grids of as many views."
     uri = accuracy_views(evaluation, models[:DRAWN], head)
     picture = figure_html(uri, f"{head} {measure} against the cost of the test views.", said)
     return (
-        f'<section><h2>Test views</h2><div class="beside"><div class="scroll"><div class="long">{picture}</div></div>'
-        f'<details class="card"{folded}><summary>Every grid, in time × space</summary>{table}</details></div></section>'
+        f'<section><h2>Test views</h2><div{beside}><div class="scroll"><div class="long">{picture}</div></div>'
+        f'<details class="card inset"{folded}><summary>Every grid, in time × space</summary>{table}</details></div>'
+        "</section>"
     )
 
 
@@ -263,11 +271,6 @@ def _mistakes(evaluation: Evaluation, strips: Sequence[Strip]) -> str:
         return ""
     others = [each.predictions for each in evaluation.models if each is not shown and each.predictions is not None]
     return mistakes_section([shown.predictions, *others[: CLOSELY - 1]], evaluation.heads, strips)
-
-
-def _unscored(evaluation: Evaluation) -> str:
-    rows = [_Row(each.name, [[parameters_text(each.parameters)]]) for each in evaluation.models]
-    return f'<section><h2>Models</h2><div class="card">{_table([("", ["parameters"])], rows)}</div></section>'
 
 
 def _broken(evaluation: Evaluation) -> str:

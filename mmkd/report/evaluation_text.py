@@ -187,10 +187,11 @@ def _model(evaluation: Evaluation, model: ModelScores, main: str) -> list[str]:
     several = {head: own for head, own in heads.items() if "mean_average_precision" in own}
     single = {head: own for head, own in heads.items() if head not in several}
     views = f"{grid} views in time x space" if views_in(grid) > 1 else "1 view"
-    lines = [
-        f"{shortened(model.name, 48)}: {parameters_text(model.parameters)} parameters, {clips_text(model)} of split "
+    about = (
+        f": {parameters_text(model.parameters)} parameters, {clips_text(model)} of split "
         f"{shortened(evaluation.split, 20)}, {views}"
-    ]
+    )
+    lines = [shortened(model.name, WIDTH - len(about)) + about]
     if single:
         lines += _heads(evaluation, model, single)
     for head, own in several.items():
@@ -222,7 +223,7 @@ def _views(evaluation: Evaluation, model: ModelScores, head: str) -> list[str]:
     cost = cost_of(evaluation, model)
     name = f"{shortened(head, 24)} {measure_name(evaluation, head)}"
     calibration = {"ECE": "ece", "NLL": "nll"} if measure_key(first_grid(model)[head]) == "top1" else {}
-    rows = [["grid", "views", name, *calibration, *(["GFLOPs a clip"] if cost else [])]]
+    rows = [["grid", "views", name, *calibration, *(["GFLOPs/clip"] if cost else [])]]
     for grid in sorted(model.grids, key=views_in):
         own, views = model.grids[grid][head], views_in(grid)
         row = [grid, str(views), main_cell(own), *(cell(own, key) for key in calibration.values())]

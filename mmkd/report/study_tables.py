@@ -69,7 +69,7 @@ def costs_table(costs: Sequence[Cost]) -> str:
     body = ""
     for cost in costs:
         cells = [parameters_text(cost.parameters), f"{cost.gflops:.3g}", f"{cost.latency_ms:,.1f}"]
-        cells += [f"{cost.clips_per_second:,.0f}", f"{cost.peak_mb:,.0f}"]
+        cells += [f"{cost.clips_per_second:,.0f}", "-" if math.isnan(cost.peak_mb) else f"{cost.peak_mb:,.0f}"]
         parts = ", ".join(f"{name} {ms:.1f} ms" for name, ms in cost.parts.items())
         body += f'<tr>{_line(escape(cost.name), [cells])}<td class="first">{escape(parts)}</td></tr>'
     names = ["parameters", "GFLOPs", "latency, ms", "views/s", "peak memory, MB", "besides the network's layers"]

@@ -39,7 +39,7 @@ def difference(a: Predictions, b: Predictions) -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: other clips, heads or labels.
     """
-    order = _aligned(a, b)
+    order = rows_of_same_clips(a, b)
     ours, theirs = outcomes(a), {head: each.take(order) for head, each in outcomes(b).items()}
     result = {}
     for head in ours:
@@ -134,7 +134,7 @@ def minus(text: str) -> str:
     return text.replace("-", "−")
 
 
-def _aligned(a: Predictions, b: Predictions) -> np.ndarray:
+def rows_of_same_clips(a: Predictions, b: Predictions) -> np.ndarray:
     """Rows of b in the order of a's clips."""
     place = {clip: row for row, clip in enumerate(b.clip_ids)}
     other = set(a.clip_ids) ^ set(b.clip_ids)

@@ -9,6 +9,8 @@ from mmkd.study.results import Arm
 
 BAD = "bad"
 """Name, among a set's teachers, of the corrupted one."""
+DECIDING = ("bad-uniform", "bad-held-out")
+"""Arms outside the primary comparison that a claim rests on; two seeds would not tell."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ def recipes(settings: Settings, modalities: Sequence[str]) -> list[Recipe]:
     title = "distilled from all teachers"
     distilled = Recipe(Arm("distilled", title, "primary", "labels", False), every, "distilled", seeds=study.seeds)
     others = [recipe for group in study.groups for recipe in makers[group](settings, every)]
-    return [labels, distilled, *(replace(recipe, seeds=study.more_seeds) for recipe in others)]
+    seeds = {recipe.arm.name: study.seeds if recipe.arm.name in DECIDING else study.more_seeds for recipe in others}
+    return [labels, distilled, *(replace(recipe, seeds=seeds[recipe.arm.name]) for recipe in others)]
 
 
 def corrupted(modalities: Sequence[str]) -> str:
