@@ -16,6 +16,9 @@ from mmkd.plan import PADDING, Clips
 from mmkd.reader import Block, read_unit
 from mmkd.views import Grids, grid_slots
 
+UNIT_BYTES = 64 << 20
+"""Pixels of a unit, at most, but for a clip that has more."""
+
 
 @dataclass(frozen=True, eq=False)
 class Questions:
@@ -48,8 +51,10 @@ class Questions:
 
     @property
     def batch(self) -> int:
-        """Clips in a unit, so that it has about as many views as a batch of the training."""
-        return max(1, self.settings.optim.batch_size // max(1, self.slots))
+        """Clips in a unit: those of a batch of the training, or fewer that have many large test views."""
+        views = self.settings.views
+        clip = max(1, self.slots) * len(self.modalities) * views.frames * views.size**2 * 3
+        return max(1, min(self.settings.optim.batch_size, UNIT_BYTES // clip))
 
     def units(self) -> range:
         return range(-(-len(self.clips) // self.batch))

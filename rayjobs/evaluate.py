@@ -3,7 +3,7 @@
 from mmkd.cli import main
 from mmkd.evaluation.job import evaluate
 
-ABOUT = """Accuracy, calibration and cost of trained models on a split, each clip exactly once: a table, report.html, and
+ABOUT = """Accuracy, calibration and cost of trained models on a split, each clip once: a table, report.html, and
 the logits of every clip as Parquet, from which --logits FOLDER reports again without a model.
 
 --model FOLDER [FOLDER ...] names them; without it, the teachers are evaluated, each and together. --views 10x3 tests in

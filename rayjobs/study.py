@@ -17,6 +17,6 @@ if __name__ == "__main__":
         ABOUT,
         study,
         data={"folder": BUILT_IN},
-        source={"train": 1600, "val": 600, "test": 3000, "unseen": 1000},
+        source={"train": 600, "val": 400, "test": 3000, "unseen": 1000},
         views={"size": 48, "distinct": 10},
     )

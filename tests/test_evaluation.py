@@ -122,7 +122,9 @@ def test_classes_in_another_order_are_matched_by_name_and_others_are_refused(hom
     other.load_state_dict(state)
     other.spec.input = model.spec.input
     save_model(other, home / "models" / "turned")
-    scores = [evaluate(settings_for(home, f"order-{name}", models=[name]))["scores"][name] for name in ("rgb", "turned")]
+    scores = [
+        evaluate(settings_for(home, f"order-{name}", models=[name]))["scores"][name] for name in ("rgb", "turned")
+    ]
     assert_equal(*scores)
     lacking = create_model(model.spec.arch, HEADS | {"verb": ["push", "lift", "throw"]}, "rgb", **model.spec.options)
     lacking.spec.input = model.spec.input

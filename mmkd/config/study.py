@@ -23,14 +23,14 @@ class Study(Section):
     other temperatures, and labels mixed in; fewer clips, and fewer labels."""
     search_lr: list[Annotated[float, Field(gt=0)]] = [1e-3, 2e-3, 4e-3]
     """Learning rates that are tried for both arms, at the first of search_epochs."""
-    search_epochs: list[Positive] = [16, 32]
+    search_epochs: list[Positive] = [20, 40]
     """Epochs that are tried for both arms, at the learning rate found."""
     search_seed: int = 100
     """Seed of these trials; no reported run has it."""
     teacher_sets: Literal[1, 2] = 2
     """Sets of teachers that are trained, with other seeds; students' seeds alternate between them. Where
     teachers.folders names teachers, these are the only set, and none is trained."""
-    teacher_epochs: Positive = 32
+    teacher_epochs: Positive = 40
     """Epochs of the teachers that are trained."""
     teacher_lr: dict[Modality, Annotated[float, Field(gt=0)]] = {}
     """Learning rate of a modality's teachers, as {"boxes": 1e-3}; optim.lr where it is not named."""
@@ -38,7 +38,7 @@ class Study(Section):
     """Temperatures besides loss.temperature."""
     shares: list[Part] = [0.1, 0.3]
     """Shares of the training clips, besides all."""
-    views: Annotated[str, Field(pattern=r"^[1-9]\d*x[13]$")] = "3x3"
+    views: Annotated[str, Field(pattern=r"^[1-9]\d*x[13]$")] = "2x3"
     """Grid of test views (in time x in space) up to which the two primary arms and the ensemble are tested."""
     concurrent: Annotated[int, Field(ge=0)] = 0
     """Runs at a time; 0: as many as fit."""

@@ -12,7 +12,7 @@ from mmkd.evaluation.models import Evaluated
 from mmkd.evaluation.scores import Evaluation, ModelScores, read_evaluation
 from mmkd.pipeline import cached_dataset, cached_manifest
 from mmkd.progress import say
-from mmkd.report.evaluation_page import write_evaluation_page
+from mmkd.report.evaluation_page import shown_model, write_evaluation_page
 from mmkd.report.evaluation_text import evaluation_text
 from mmkd.report.mistakes import confident_mistakes
 from mmkd.report.strips import Strip
@@ -65,7 +65,7 @@ def _headline(model: ModelScores) -> dict[str, Any]:
 
 def _mistakes(settings: Settings, evaluation: Evaluation) -> list[Strip]:
     """Frames of the mistakes that the model of the page was surest of."""
-    shown = next((m for m in evaluation.models if not m.name.startswith("teacher")), evaluation.models[0])
+    shown = shown_model(evaluation)
     if shown.predictions is None or not shown.labelled:
         return []
     return clip_strips(settings, evaluation.split, confident_mistakes(shown.predictions, MISTAKES))

@@ -114,12 +114,9 @@ def _arms(settings: Settings, name: str) -> tuple[list[Recipe], list[TeacherSet]
         names = [m for m in MODALITIES if m in cached_dataset(settings.data_folder()).modalities]
     arms = recipes(settings, names)
     numbers = 1 if settings.teachers.folders else settings.study.teacher_sets
-    shares = dict.fromkeys(recipe.share for recipe in arms)
-    sets = []
-    for share in shares:
-        seeds = max(recipe.seeds for recipe in arms if recipe.share == share)
-        sets += [plan_set(settings, name, names, number, share) for number in range(min(numbers, seeds))]
-    return arms, sets
+    whole = [plan_set(settings, name, names, number, 1.0) for number in range(min(numbers, settings.study.seeds))]
+    shares = dict.fromkeys(recipe.share for recipe in arms if recipe.share < 1)
+    return arms, whole + [plan_set(settings, name, names, 0, share) for share in shares]
 
 
 def _teach(settings: Settings, name: str, sets: Sequence[TeacherSet], records: Path) -> None:

@@ -12,7 +12,7 @@ from mmkd.bank.record import record
 from mmkd.config import MODALITIES, Modality, Network, Settings
 from mmkd.jobs import train_teacher
 from mmkd.models import load_model, save_model
-from mmkd.study.arms import BAD, corrupted
+from mmkd.study.arms import BAD, corrupted, longer
 from mmkd.study.tasks import Task, of_task
 from mmkd.sweep.space import apply
 
@@ -67,7 +67,7 @@ def teacher_tasks(settings: Settings, study: str, teachers: TeacherSet) -> list[
         return []
     tasks = []
     for modality in (name for name in MODALITIES if name in teachers.folders):
-        epochs = round(settings.study.teacher_epochs * teachers.share**-0.5)
+        epochs = round(settings.study.teacher_epochs * longer(teachers.share))
         own = of_share(settings, teachers.share).model_copy(update={"loss": settings.loss.labels_only()})
         own = own.model_copy(update={"teacher": Network(modality=modality, **_given(settings, modality))})
         changes = {

@@ -57,7 +57,8 @@ def search(
     settings: Settings, study: str, primary: Sequence[Recipe], teachers: TeacherSet, records: Path
 ) -> tuple[Tuned, list[dict[str, Any]]]:
     """The learning rate and the number of epochs of both primary arms, by the same search: every rate at the first
-    number of epochs, then every number of epochs at the best rate; by accuracy on split val.
+    number of epochs, then every number of epochs at the best rate; by accuracy on split val over the last quarter of
+    the epochs.
 
     Returns:
         what was found, and the rows of :class:`mmkd.study.results.StudyResults`.
@@ -70,12 +71,13 @@ def search(
         tasks = [_trial(settings, study, recipe, teachers, lr, n) for recipe, lr, n in asked]
         carry_out("search", tasks, settings, records)
         for (recipe, lr, n), task in zip(asked, tasks, strict=True):
-            best = max(read_epochs(task.product.parent), key=lambda row: row["score"])
-            found = headline(best["val"])
-            rows.append(
-                {"arm": recipe.arm.name, "lr": lr, "epochs": n, "best_epoch": best["epoch"], "chosen": False}
-                | {name: found[name] for name in ("accuracy", "nll")}
-            )
+            ran = read_epochs(task.product.parent)
+            best = max(ran, key=lambda row: row["score"])["epoch"]
+            # The mean of the last quarter is steadier than the best epoch.
+            last = [headline(row["val"]) for row in ran[-max(1, len(ran) // 4) :]]
+            measures = {name: sum(row[name] for row in last) / len(last) for name in ("accuracy", "nll")}
+            row = {"arm": recipe.arm.name, "lr": lr, "epochs": n, "best_epoch": best, "chosen": False}
+            rows.append(row | measures)
 
     names = [recipe.arm.name for recipe in primary]
     trials(dict.fromkeys(names, settings.study.search_lr), [first])
@@ -106,13 +108,16 @@ def _task(settings: Settings, title: str) -> Task:
 
 
 def students(settings: Settings, study: str, arms: Sequence[Recipe], sets: Sequence[TeacherSet]) -> list[Student]:
-    """All runs of a study; an arm's seeds alternate between the sets of teachers."""
-    numbers = 1 + max(each.number for each in sets)
+    """All runs of a study; an arm's seeds alternate between the sets of teachers that saw all clips, and arms of a
+    share have its one set."""
+    whole = [each for each in sets if each.share == 1]
     runs = settings.home / "runs" / study / "students"
     found = []
     for recipe in arms:
         for seed in range(recipe.seeds):
-            own = next(s for s in sets if s.number == seed % numbers and s.share == recipe.share)
+            own = whole[seed % len(whole)]
+            if recipe.share < 1:
+                own = next(each for each in sets if each.share == recipe.share)
             found.append(Student(recipe, seed, own, runs / f"{recipe.arm.name}-{seed}"))
     return found
 

@@ -85,15 +85,18 @@ def make_view(settings: Views, clip_id: str, num_frames: int, number: int) -> Vi
 
 
 def test_views(settings: Views, num_frames: int, grids: Grids) -> list[View]:
-    """The views of a clip for validation and test, one for each slot of :func:`grid_slots`."""
+    """The views of a clip for validation and test, one for each slot of :func:`grid_slots`.
+
+    Of uniform sampling each view in time takes every so many-th segment, so that each shows the whole clip.
+    """
     slots, _ = grid_slots(grids)
     indices = {}
     for clips in {clips for clips, _, _ in slots}:
         if settings.sampling == "uniform":
-            chosen = uniform_indices(num_frames, settings.frames, clips)
+            indices[clips] = uniform_indices(num_frames, settings.frames, clips).reshape(-1, clips).T
         else:
             chosen = strided_indices(num_frames, settings.frames, settings.stride, clips)
-        indices[clips] = chosen.reshape(clips, -1)
+            indices[clips] = chosen.reshape(clips, -1)
     return [View(indices[clips][number], left=place, top=place) for clips, number, place in slots]
 
 
