@@ -12,16 +12,9 @@ from mmkd.metrics import softmax
 from mmkd.report.predictions import Predictions
 from mmkd.shards import Dataset
 from mmkd.sources.ssv2 import read_classes
-from mmkd.submission import (
-    check_epic_submission,
-    check_ssv2_submission,
-    epic_submission,
-    ssv2_submission,
-    top_actions,
-    write_epic_submission,
-    write_ssv2_submission,
-    write_submission,
-)
+from mmkd.submission import write_submission
+from mmkd.submission.epic import check_epic_submission, epic_submission, top_actions, write_epic_submission
+from mmkd.submission.ssv2 import check_ssv2_submission, ssv2_submission, write_ssv2_submission
 
 FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"
 true_samples = pytest.mark.skipif(not FIXTURES.is_dir(), reason="the true samples are not here")

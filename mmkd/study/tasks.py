@@ -112,16 +112,15 @@ def _carry_out_on_ray(
         update={"sweep": settings.sweep.model_copy(update={"concurrent": settings.study.concurrent})}
     )
     at_once, reserved = concurrent_trials(own, ray.cluster_resources()), trial_resources(own)
-    run = ray.remote(_run).options(
-        num_cpus=reserved["CPU"], num_gpus=reserved.get("GPU", 0), max_retries=settings.run.max_restarts
-    )
+    run = ray.remote(_run)
+    how = {"num_cpus": reserved["CPU"], "num_gpus": reserved.get("GPU", 0), "max_retries": settings.run.max_restarts}
     # The longest first, so that none is left alone at the end.
     waiting = sorted(tasks, key=lambda task: task.size)
     running: dict[Any, Task] = {}
     while waiting or running:
         while waiting and len(running) < at_once:
             task = waiting.pop()
-            reference = run.options(name=task.title).remote(task.function, task.settings, dict(task.arguments))
+            reference = run.options(name=task.title, **how).remote(task.function, task.settings, dict(task.arguments))
             running[reference] = task
         ready, _ = ray.wait(list(running), num_returns=1)
         for reference in ready:

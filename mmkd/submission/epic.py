@@ -1,15 +1,11 @@
-"""Submission files for the test splits of EPIC-KITCHENS-100 and Something-Something v2: written, and checked.
+"""The submission file of EPIC-KITCHENS-100, action recognition: written, and checked.
 
-EPIC-KITCHENS-100, action recognition: a zip archive of one file, test.json: a header and, for each clip, a score of
-every verb and noun and, at will, of exactly 100 actions "verb,noun". The server takes the softmax of verbs and nouns to
-make actions of them itself, so their scores are logits here; those of actions are p(verb) p(noun). Sources:
-epic-kitchens/C1-Action-Recognition (create_submission.py, utils/challenge.py), epic-kitchens/epic-kitchens-55-lib
-(docs/source/submission_format.md, for the actions), epic-kitchens/C3-Action-Anticipation
-(evaluate_anticipation_json_ek100.py: `validate_submission`, which is for both challenges) and epic-kitchens/SLS.
-
-Something-Something v2: a line "id;class;class;class;class;class" a clip, the five likeliest classes by number, the
-likeliest first. The leaderboard's own page was not to be found, so this rests on what its entrants wrote:
-mit-han-lab/temporal-shift-module (test_models.py: --csv_file; tools/gen_label_sthv2.py: the numbers).
+A zip archive of one file, test.json: a header and, for each clip, a score of every verb and noun and, at will, of
+exactly 100 actions "verb,noun". The server takes the softmax of verbs and nouns to make actions of them itself, so
+their scores are logits here; those of actions are p(verb) p(noun). Sources: epic-kitchens/C1-Action-Recognition
+(create_submission.py, utils/challenge.py), epic-kitchens/epic-kitchens-55-lib (docs/source/submission_format.md, for
+the actions), epic-kitchens/C3-Action-Anticipation (evaluate_anticipation_json_ek100.py: `validate_submission`, which is
+for both challenges) and epic-kitchens/SLS.
 """
 
 import json
@@ -25,11 +21,7 @@ from numpy.typing import NDArray
 
 from mmkd.metrics import softmax
 from mmkd.report.predictions import Predictions
-from mmkd.shards import Dataset
-from mmkd.storage import write_bytes
-
-Heads = Mapping[str, Sequence[str]]
-"""Head to the names of its classes, by number."""
+from mmkd.submission.common import Heads, id_faults, logits_of, some
 
 HEADER = {"version": "0.2", "challenge": "action_recognition"}
 LEVELS = ("sls_pt", "sls_tl", "sls_td")
@@ -37,47 +29,8 @@ SUPERVISION = (2, 4, 3)
 """Levels of pre-training (2: public images and videos), training labels (4: times and boxes, which a teacher may see)
 and training data (3: the training split), each 0 to 5; see epic-kitchens/SLS. Say less where a run used less."""
 VERBS, NOUNS, ACTIONS = 97, 300, 100
-CLASSES, GUESSES = 174, 5
 CHUNK = 1024
 """Clips whose actions are ranked at once."""
-
-
-def write_submission(
-    folder: Path,
-    predictions: Predictions,
-    dataset: Dataset,
-    *,
-    clip_ids: Sequence[str] | None = None,
-    supervision: Sequence[int] = SUPERVISION,
-) -> Path | None:
-    """Write the submission file for the data set that these are the predictions of, and check what was written.
-
-    Args:
-        clip_ids: all clips of the split; None: those of the predictions, of which none can be missing.
-
-    Returns:
-        FOLDER/epic-submission.zip or FOLDER/ssv2-submission.csv; None where the data is of neither kind.
-
-    Raises:
-        ValueError: the file has faults, which are named; it is deleted.
-    """
-    source, sizes = dataset.made_by.get("source"), {head: len(names) for head, names in dataset.heads.items()}
-    expected = predictions.clip_ids if clip_ids is None else clip_ids
-    if source in ("epic", "reference") and sizes == {"verb": VERBS, "noun": NOUNS}:
-        path = Path(folder) / "epic-submission.zip"
-        write_epic_submission(path, predictions, dataset.heads, supervision=supervision)
-        faults = check_epic_submission(path, expected)
-    elif source in ("ssv2", "reference") and sizes == {"action": CLASSES}:
-        path = Path(folder) / "ssv2-submission.csv"
-        write_ssv2_submission(path, predictions, dataset.heads)
-        faults = check_ssv2_submission(path, expected)
-    else:
-        return None
-    if faults:
-        path.unlink()
-        more = f"; and {len(faults) - 10} more" if len(faults) > 10 else ""
-        raise ValueError(f"the submission of {predictions.name!r} is not valid: {'; '.join(faults[:10])}{more}.")
-    return path
 
 
 def epic_submission(
@@ -88,7 +41,7 @@ def epic_submission(
     Raises:
         ValueError: the predictions don't fit the heads verb and noun, or a level of supervision is not 0 to 5.
     """
-    logits = [_logits(predictions, heads, head) for head in ("verb", "noun")]
+    logits = [logits_of(predictions, heads, head) for head in ("verb", "noun")]
     return {**_header(supervision), "results": dict(_results(predictions.clip_ids, *logits))}
 
 
@@ -103,7 +56,7 @@ def write_epic_submission(
     path = Path(path)
     if path.suffix not in (".zip", ".json"):
         raise ValueError(f"{path} must end in .zip or .json.")
-    logits = [_logits(predictions, heads, head) for head in ("verb", "noun")]
+    logits = [logits_of(predictions, heads, head) for head in ("verb", "noun")]
     start = json.dumps({**_header(supervision), "results": {}}).removesuffix("}}")
 
     def fill(out: IO[bytes]) -> None:
@@ -147,52 +100,12 @@ def check_epic_submission(
     faults, results = _header_faults(content), content.get("results")
     if not isinstance(results, Mapping):
         return [*faults, "results is no object of clips"]
-    faults += _id_faults([*results, *_doubled(results)], clip_ids)
+    faults += id_faults([*results, *_doubled(results)], clip_ids)
     clips = [each if isinstance(each, _Clip) else _check_clip(each, classes) for each in results.values()]
     some_with = any(clip.has_actions for clip in clips)
     for clip_id, clip in zip(results, clips, strict=True):
         without = ["it has no action, and others do"] if some_with and clip.has_actions is False else []
         faults += [f"clip {clip_id!r}: {fault}" for fault in (*clip.faults, *without)]
-    return faults
-
-
-def ssv2_submission(predictions: Predictions, heads: Heads) -> list[str]:
-    """The lines of the file. Classes are numbered as in the official list, which is in the order of the alphabet,
-    whatever order the data set has them in; that of Something-Else is another.
-
-    Raises:
-        ValueError: the predictions don't fit the head action.
-    """
-    logits, names = _logits(predictions, heads, "action"), list(heads["action"])
-    official = np.array([sorted(names).index(name) for name in names])
-    best = official[np.argsort(-logits, axis=1, kind="stable")[:, :GUESSES]].tolist()
-    return [";".join(map(str, (clip_id, *row))) for clip_id, row in zip(predictions.clip_ids, best, strict=True)]
-
-
-def write_ssv2_submission(path: Path, predictions: Predictions, heads: Heads) -> None:
-    """Write the lines of `ssv2_submission`, whole or not at all; raises ValueError as it does."""
-    write_bytes(path, "".join(f"{line}\n" for line in ssv2_submission(predictions, heads)).encode())
-
-
-def check_ssv2_submission(
-    content: Sequence[str] | Path, clip_ids: Iterable[str] | None = None, classes: int = CLASSES
-) -> list[str]:
-    """As `check_epic_submission`, of lines or the file of them."""
-    if isinstance(content, str | Path):
-        try:
-            content = Path(content).read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            return [f"{content} is no text: {error}"]
-    rows = [line.split(";") for line in content]
-    faults, known = _id_faults([row[0] for row in rows], clip_ids), {str(n) for n in range(classes)}
-    for number, (clip_id, *guesses) in enumerate(rows, 1):
-        where = f"clip {clip_id!r} in line {number}"
-        if len(guesses) != GUESSES:
-            faults.append(f"{where}: it has {len(guesses)} classes instead of {GUESSES}")
-        if wrong := [guess for guess in guesses if guess not in known]:
-            faults.append(f"{where}: {_some(wrong)} is no class from 0 to {classes - 1}")
-        if len(set(guesses)) < len(guesses):
-            faults.append(f"{where}: it names a class more than once")
     return faults
 
 
@@ -238,15 +151,6 @@ def _header(supervision: Sequence[int]) -> dict[str, Any]:
     return header
 
 
-def _logits(predictions: Predictions, heads: Heads, head: str) -> NDArray[np.float32]:
-    """Raises ValueError."""
-    logits, classes = predictions.logits.get(head, np.zeros((0, 0), np.float32)), len(heads.get(head, ()))
-    if not classes or logits.shape[1] != classes:
-        said = f"predictions {predictions.name!r} have {logits.shape[1]} classes of head {head!r}"
-        raise ValueError(f"{said} and the data set has {classes}; a submission needs as many, and at least one.")
-    return logits
-
-
 class _Object(dict[str, Any]):
     """A JSON object; `doubled` are the keys that it has more than once."""
 
@@ -278,7 +182,7 @@ def _read_json(path: Path, classes: Mapping[str, set[str]]) -> Mapping[str, Any]
         else:
             with ZipFile(path) as archive:
                 if (names := archive.namelist()) != ["test.json"]:
-                    raise ValueError(f"{path} holds {_some(names) or 'nothing'} instead of test.json alone")
+                    raise ValueError(f"{path} holds {some(names) or 'nothing'} instead of test.json alone")
                 raw = archive.read("test.json")
     except (BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise ValueError(f"{path} is no zip archive, or a damaged one: {error}") from error
@@ -303,17 +207,6 @@ def _header_faults(content: Mapping[str, Any]) -> list[str]:
     return faults
 
 
-def _id_faults(found: Sequence[str], expected: Iterable[str] | None) -> list[str]:
-    counts = Counter(found)
-    faults = [] if found else ["there is no clip"]
-    faults += [f"clip {clip_id!r} is there more than once" for clip_id, count in counts.items() if count > 1]
-    if expected is not None:
-        wanted = dict.fromkeys(expected)
-        faults += [f"clip {clip_id!r} is missing" for clip_id in wanted if clip_id not in counts]
-        faults += [f"clip {clip_id!r} is not in the split" for clip_id in counts if clip_id not in wanted]
-    return faults
-
-
 def _check_clip(clip: Any, classes: Mapping[str, set[str]]) -> _Clip:
     if not isinstance(clip, Mapping):
         return _Clip(["it is no object of scores of verbs and nouns"], None)
@@ -326,13 +219,13 @@ def _check_clip(clip: Any, classes: Mapping[str, set[str]]) -> _Clip:
         if task == "action" and len(scores) != ACTIONS:
             faults.append(f"action has {len(scores)} scores instead of {ACTIONS}")
         if missing := sorted(classes.get(task, set()) - scores.keys(), key=int):
-            faults.append(f"{task} lacks {len(missing)} of {len(classes[task])} classes: {_some(missing)}")
+            faults.append(f"{task} lacks {len(missing)} of {len(classes[task])} classes: {some(missing)}")
         if wrong := [key for key in scores if not _is_class(task, key, classes)]:
-            faults.append(f"{task} has keys that are no class: {_some(wrong)}")
+            faults.append(f"{task} has keys that are no class: {some(wrong)}")
         if again := _doubled(scores):
-            faults.append(f"{task} has classes more than once: {_some(again)}")
+            faults.append(f"{task} has classes more than once: {some(again)}")
         if bad := [key for key, score in scores.items() if not _is_finite(score)]:
-            faults.append(f"{task} has scores that are no finite numbers: those of {_some(bad)}")
+            faults.append(f"{task} has scores that are no finite numbers: those of {some(bad)}")
     return _Clip(faults, "action" in clip)
 
 
@@ -349,7 +242,3 @@ def _is_finite(score: Any) -> bool:
 
 def _doubled(content: Mapping[str, Any]) -> list[str]:
     return content.doubled if isinstance(content, _Object) else []
-
-
-def _some(names: Sequence[Any]) -> str:
-    return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
