@@ -101,12 +101,12 @@ def test_ensembles_are_of_the_models_that_saw_the_clip():
 
 
 def test_a_half_written_file_of_logits_is_made_again(home):
-    settings = settings_for(home, "torn")
+    settings = settings_for(home, "half-written")
     result = evaluate(settings)
-    path = answers_path(home / "runs" / "torn", "test", "rgb")
+    path = answers_path(home / "runs" / "half-written", "test", "rgb")
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    (home / "runs" / "torn" / "result.json").unlink()
+    (home / "runs" / "half-written" / "result.json").unlink()
     assert evaluate(settings)["scores"] == result["scores"]
     assert Answers.load(path).clip_ids
 

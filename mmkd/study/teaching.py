@@ -97,6 +97,7 @@ def bank_tasks(settings: Settings, teachers: TeacherSet) -> list[Task]:
         "teachers.folders": list(teachers.folders.values()),
         "teachers.bank": teachers.bank,
         "teachers.drop_near_chance": False,
+        "optim.epochs": round(max(settings.study.search_epochs) * longer(teachers.share)),
     }
     tasks = []
     for part in range(1, PARTS + 1):
