@@ -1,9 +1,11 @@
 """The paper's experiment as one job: teachers, their answers, the search, the students, their test, the report."""
 
+import json
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -33,7 +35,7 @@ QUICK: dict[str, Any] = {
     "temperatures": [],
     "shares": [],
 }
-"""What is smaller in a quick study; epochs are a quarter of the whole one's."""
+"""What is smaller in a quick study; its epochs are a quarter, those of its teachers a half."""
 BUILT_IN = "tabletop-study"
 """The built-in data of a study: tabletop with more clips to test on."""
 
@@ -58,17 +60,16 @@ def study(settings: Settings) -> dict[str, Any]:
         if (result := run.result()) is not None:
             say(f"study {run.path} is finished: {result['runs']} runs are there, and {result['report']}")
             return result
-        began = time.monotonic()
         arms, sets = _arms(settings, name)
         records = run.path / "parts"
-        _teach(settings, name, sets, records)
-        tuned, rows = search(settings, name, arms[:2], sets[0], records)
-        write_json(run.path / "search.json", {"tuned": tuned, "rows": rows})
-        each = students(settings, name, arms, sets)
-        carry_out("students", student_tasks(settings, name, each, tuned), settings, records)
-        tests = [*student_test_tasks(settings, each, run.path), *teacher_test_tasks(settings, sets, each, run.path)]
-        carry_out("tests", tests, settings, records)
-        _sat(run.path, began)
+        with _sitting(run.path):
+            _teach(settings, name, sets, records)
+            tuned, rows = search(settings, name, arms[:2], sets[0], records)
+            write_json(run.path / "search.json", {"tuned": tuned, "rows": rows})
+            each = students(settings, name, arms, sets)
+            carry_out("students", student_tasks(settings, name, each, tuned), settings, records)
+            tests = [*student_test_tasks(settings, each, run.path), *teacher_test_tasks(settings, sets, each, run.path)]
+            carry_out("tests", tests, settings, records)
         say("report: intervals over seeds and clips, pictures, tables")
         report = write_report(settings, run.path, arms, sets, each, rows, _facts(settings, run.path, sets))
         result = {
@@ -127,10 +128,15 @@ def _teach(settings: Settings, name: str, sets: Sequence[TeacherSet], records: P
     carry_out("answers", [task for each in sets for task in bank_tasks(settings, each)], settings, records)
 
 
-def _sat(run: Path, began: float) -> None:
-    """A study may take several sittings; their seconds are added up."""
-    with open(run / "sittings.jsonl", "a") as file:
-        file.write(f'{{"seconds": {time.monotonic() - began:.1f}}}\n')
+@contextmanager
+def _sitting(run: Path) -> Iterator[None]:
+    """A study may take several sittings; how long each took is kept."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        with open(run / "sittings.jsonl", "a") as file:
+            file.write(json.dumps({"seconds": round(time.monotonic() - began, 1)}) + "\n")
 
 
 def _facts(settings: Settings, run: Path, sets: Sequence[TeacherSet]) -> list[tuple[str, str]]:

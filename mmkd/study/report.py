@@ -14,6 +14,7 @@ from mmkd.report.study_page import write_study_page, write_study_pictures
 from mmkd.runs import read_epochs, write_json
 from mmkd.study.arms import BAD, Recipe
 from mmkd.study.claims import claims, primary, teachers_said
+from mmkd.study.markdown import write_markdown
 from mmkd.study.results import Arm, Contrast, Cost, StudyResults, Tested
 from mmkd.study.statistics import contrast
 from mmkd.study.summaries import summarise
@@ -32,7 +33,7 @@ def write_report(
     search: list[dict[str, Any]],
     facts: list[tuple[str, str]],
 ) -> dict[str, Any]:
-    """Write study.html, figures/, tables/; returns the verdicts."""
+    """Write study.html, study.md, figures/, tables/; returns the verdicts."""
     results = StudyResults(
         arms=[recipe.arm for recipe in arms],
         tested=[_student(settings, each, run) for each in students],
@@ -59,6 +60,7 @@ def write_report(
     if main is None:
         raise ValueError("the study has no primary comparison to report")
     write_tables(run / "tables", results, summaries, contrasts, judged_claims)
+    write_markdown(run / "study.md", results, summaries, contrasts, judged_claims)
     page = (results, summaries, contrasts, judged_claims, main, teachers_said(results))
     write_study_page(run / "study.html", *page)
     write_study_pictures(run / "figures", *page)

@@ -1,6 +1,5 @@
 """Carrying out a study's parts: each in a process of its own, as many at a time as fit the machine or the cluster."""
 
-import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,16 +34,16 @@ class Task:
     tell: Callable[[Any], str] = lambda result: ""
 
 
-def carry_out(what: str, tasks: Sequence[Task], settings: Settings, records: Path) -> list[Any]:
-    """Carry out the tasks that are not done, and say how far they are; returns what each came to.
+def carry_out(what: str, tasks: Sequence[Task], settings: Settings, records: Path) -> None:
+    """Carry out the tasks that are not done, and say how far they are.
 
     Args:
-        records: folder of what the tasks came to, kept so that none is carried out twice.
+        records: folder of what each task came to, so that none is carried out twice.
 
     Raises:
         ValueError: some failed; the others were carried out first.
     """
-    left = [task for task in tasks if _record(records, task) is None]
+    left = [task for task in tasks if not (_record(records, task).is_file() and task.product.exists())]
     if left:
         there = f" ({len(tasks) - len(left)} more are there)" if len(left) < len(tasks) else ""
         say(f"{what}: {len(left)} to do{there}")
@@ -53,7 +52,7 @@ def carry_out(what: str, tasks: Sequence[Task], settings: Settings, records: Pat
 
     def done(task: Task, result: Any) -> None:
         records.mkdir(parents=True, exist_ok=True)
-        write_json(records / f"{_slug(task)}.json", result)
+        write_json(_record(records, task), result)
         progress.count(task, task.tell(result))
 
     def failed(task: Task, error: BaseException) -> None:
@@ -74,16 +73,11 @@ def carry_out(what: str, tasks: Sequence[Task], settings: Settings, records: Pat
             f"{what}: {len(failures)} of {len(left)} failed: {'; '.join(failures)}. The others are done; the same "
             "command again goes on."
         )
-    return [_record(records, task) for task in tasks]
 
 
-def _record(records: Path, task: Task) -> Any:
-    path = records / f"{_slug(task)}.json"
-    return json.loads(path.read_text()) if path.is_file() and task.product.exists() else None
-
-
-def _slug(task: Task) -> str:
-    return re.sub(r"[^\w.+-]+", "-", task.title)
+def _record(records: Path, task: Task) -> Path:
+    plain = re.sub(r"[^\w.+-]+", "-", task.title)
+    return records / f"{plain}.json"
 
 
 def of_task(settings: Settings) -> Settings:
