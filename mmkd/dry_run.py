@@ -133,9 +133,10 @@ def _data(work: Work) -> list[tuple[str, str]]:
 def _plan(work: Work) -> list[tuple[str, str]]:
     plan = work.plan
     weigh = f"teachers are weighed in {_steps(plan.weigh_steps)}, then " if plan.weigh_steps else ""
+    often = "an epoch" if plan.validate_every == 1 else f"every {plan.validate_every} epochs"
     text = (
         f"{weigh}{plan.epochs} epochs x {_steps(plan.train_steps)} of {plan.batch_size} = {plan.optimizer_steps} "
-        f"optimiser steps on {len(plan.train)} clips, and {_steps(plan.val_steps)} of validation an epoch"
+        f"optimiser steps on {len(plan.train)} clips, and {_steps(plan.val_steps)} of validation {often}"
     )
     return [("plan", text)]
 

@@ -214,7 +214,7 @@ def _result(work: Work, run: Path, kind: str, seconds: float) -> dict[str, Any]:
         "teachers": list(work.teachers),
         **bank,
         **({"teacher_answers": rows[-1]["teacher_answers"]} if work.teacher_names else {}),
-        "epochs": len(rows),
+        "epochs": rows[-1]["epoch"],
         "best_epoch": best["epoch"],
         "val": {
             head: round(metrics.get("accuracy", metrics.get("mean_average_precision")), 4)

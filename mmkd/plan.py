@@ -2,8 +2,8 @@
 
 A run is a list of *steps*. A step is one global batch; with n workers it is n units, unit (step, rank) being the
 rank-th share of it. A run with teachers begins with `weigh` steps (the teachers are judged on clips that none of them
-was trained on); then every epoch has its `train` steps and its `val` steps. The position in a run is one integer, the
-number of steps done, so what is left is `range(position, plan.num_steps)`, for any number of workers.
+was trained on); then every epoch has its `train` steps and, or every few epochs, `val` steps. The position in a run is
+one integer, the number of steps done, so what is left is `range(position, plan.num_steps)`, for any number of workers.
 """
 
 import hashlib
@@ -38,6 +38,7 @@ class Plan:
         seed: run_seed, of the order.
         distinct_views: view numbers are taken modulo this; 0: new views in every epoch.
         repeats: views of each clip in a training batch, side by side.
+        validate_every: epochs in a round, which ends with validation; the last round may have fewer.
 
     Raises:
         ValueError: repeats does not divide batch_size.
@@ -51,6 +52,7 @@ class Plan:
     seed: int = 0
     distinct_views: int = 0
     repeats: int = 1
+    validate_every: int = 1
 
     def __post_init__(self) -> None:
         if self.batch_size % self.repeats:
@@ -74,7 +76,9 @@ class Plan:
 
     @property
     def num_steps(self) -> int:
-        return self.weigh_steps + self.epochs * (self.train_steps + self.val_steps)
+        return (
+            self.weigh_steps + self.epochs * self.train_steps + _ceil(self.epochs, self.validate_every) * self.val_steps
+        )
 
     @property
     def optimizer_steps(self) -> int:
@@ -90,17 +94,25 @@ class Plan:
             raise IndexError(f"step {index} is not in a plan of {self.num_steps} steps")
         if index < self.weigh_steps:
             return Step(index, "weigh", 0, index)
-        epoch, number = divmod(index - self.weigh_steps, self.train_steps + self.val_steps)
-        if number < self.train_steps:
-            return Step(index, "train", epoch, number)
-        return Step(index, "val", epoch, number - self.train_steps)
+        first, epochs, done = self._round(index)
+        epoch, number = divmod(done, self.train_steps)
+        if epoch < epochs:
+            return Step(index, "train", first + epoch, number)
+        return Step(index, "val", first + epochs - 1, done - epochs * self.train_steps)
 
     def optimizer_step(self, index: int) -> int:
         """Optimiser steps done before step `index`."""
         if index <= self.weigh_steps:
             return 0
-        epoch, number = divmod(index - self.weigh_steps, self.train_steps + self.val_steps)
-        return epoch * self.train_steps + min(number, self.train_steps)
+        first, epochs, done = self._round(index)
+        return first * self.train_steps + min(done, epochs * self.train_steps)
+
+    def _round(self, index: int) -> tuple[int, int, int]:
+        """The round of a step after the weighing: its first epoch, its epochs, and its steps before this one."""
+        whole = self.validate_every * self.train_steps + self.val_steps
+        number, done = divmod(index - self.weigh_steps, whole)
+        first = number * self.validate_every
+        return first, min(self.validate_every, self.epochs - first), done
 
     def unit(self, index: int, rank: int, num_workers: int) -> tuple[Step, Clips, Clips]:
         """What one worker sees in a step.

@@ -132,4 +132,5 @@ def _plan(settings: Settings, train: np.ndarray, weigh: np.ndarray) -> Plan:
         seed=settings.run.seed,
         distinct_views=settings.views.distinct,
         repeats=settings.views.repeats,
+        validate_every=settings.optim.validate_every,
     )

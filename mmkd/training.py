@@ -79,13 +79,13 @@ def _train_step(fit: Fit, step: Step, block: Block, real: np.ndarray) -> dict[st
     over workers, a worker's share is multiplied by their number.
     """
     # Seeded by place, so that dropout is the same after a resume without any generator state being kept.
-    torch.manual_seed(hash((fit.settings.run.seed, fit.position, rank())) & 0x7FFFFFFF)
+    number = fit.plan.optimizer_step(fit.position)
+    torch.manual_seed(hash((fit.settings.run.seed, number, rank())) & 0x7FFFFFFF)
     # A worker whose share is all padding still has to take part in the others' gradient exchange.
     rows = np.flatnonzero(real) if real.any() else np.zeros(1, np.int64)
     fit.network.train(bool(real.any()))
     if fit.frozen:
         fit.recogniser.backbone.eval()
-    number = fit.plan.optimizer_step(fit.position)
     fit.objective.set_progress(number / max(fit.plan.optimizer_steps - 1, 1))
     targets = fit.objective.targets(block, rows, real, fit.weights)
     counts = {term: count.clamp_min(1) for term, count in _over_workers(fit.objective.counts(targets)).items()}

@@ -60,6 +60,16 @@ def test_validation_and_training_see_every_clip_once(finished):
     }  # fmt: skip
 
 
+def test_validating_every_other_epoch_changes_nothing_else(finished, home):
+    run, _ = finished
+    optim = {"epochs": 2, "batch_size": 8, "warmup_epochs": 0.5, "validate_every": 2}
+    result = distill(settings_of(home, "seldom", optim=optim))
+    epochs = [row for row in read_metrics(home / "runs" / "seldom") if row["kind"] == "epoch"]
+    assert losses(home / "runs" / "seldom") == losses(run)
+    assert [row["epoch"] for row in epochs] == [2] and result["epochs"] == 2
+    assert epochs[0]["val"] == [row for row in read_metrics(run) if row["kind"] == "epoch"][1]["val"]
+
+
 def test_the_same_command_again_says_that_it_is_finished(finished, home, capsys):
     _, result = finished
     assert distill(settings_of(home, "finished")) == result

@@ -30,6 +30,22 @@ def test_every_clip_once_an_epoch_with_any_number_of_workers(workers):
     assert len(seen) == 6
 
 
+@pytest.mark.parametrize("every", [2, 3, 4])
+def test_validation_may_come_every_few_epochs_and_always_comes_last(every):
+    often, seldom = plan(), plan(validate_every=every)
+    assert seldom.optimizer_steps == often.optimizer_steps
+    shown = {}
+    for name, each in (("often", often), ("seldom", seldom)):
+        steps = [each.step(index) for index in range(each.num_steps)]
+        shown[name] = [each.unit(s.index, 0, 1)[1].tolist() for s in steps if s.phase == "train"]
+        trained = [sum(s.phase == "train" for s in steps[:index]) for index in range(len(steps))]
+        assert trained == [each.optimizer_step(index) for index in range(each.num_steps)]
+        assert steps[-1].phase == "val" and steps[-1].epoch == each.epochs - 1
+    assert shown["often"] == shown["seldom"]
+    validated = {seldom.step(i).epoch for i in range(seldom.num_steps) if seldom.step(i).phase == "val"}
+    assert validated == {min(first + every, 3) - 1 for first in range(0, 3, every)}
+
+
 def test_a_step_has_the_same_clips_in_the_same_order_with_1_2_and_3_workers():
     the_plan = plan()
     for index in range(the_plan.num_steps):

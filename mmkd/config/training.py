@@ -214,6 +214,8 @@ class Optim(Section):
 
     epochs: Positive = 9
     """Passes over the train split."""
+    validate_every: Positive = 1
+    """Epochs from one validation, and checkpoint, to the next."""
     batch_size: Positive = 32
     """Clips per step over all workers; a worker's share is this divided by their number, rounded up."""
     lr: Annotated[float, Field(gt=0)] = 2e-3
