@@ -19,4 +19,8 @@ if __name__ == "__main__":
         data={"folder": BUILT_IN},
         source={"train": 600, "val": 400, "test": 3000, "unseen": 1000},
         views={"size": 48, "distinct": 10},
+        teachers={"gamma": 1.0, "drop_near_chance": False},
+        loss={"temperature": 1.0},
+        study={"teacher_lr": {"audio": 2e-3, "boxes": 2e-3}},
+        optim={"lr": 4e-3, "validate_every": 4},
     )

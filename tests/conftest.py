@@ -1,6 +1,10 @@
 """Fixtures that more than one test file uses."""
 
+import os
 from pathlib import Path
+
+# Small matrices: threads of OpenBLAS wait for each other longer than they work.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 

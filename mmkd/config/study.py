@@ -21,21 +21,21 @@ class Study(Section):
     groups: list[Group] = ["controls", "teachers", "weighting", "loss", "data"]
     """Arms besides the primary ones: label smoothing; fewer teachers; other weightings, also with a corrupted teacher;
     other temperatures, and labels mixed in; fewer clips, and fewer labels."""
-    search_lr: list[Annotated[float, Field(gt=0)]] = [1e-3, 2e-3, 4e-3]
+    search_lr: list[Annotated[float, Field(gt=0)]] = [2e-3, 4e-3, 8e-3]
     """Learning rates that are tried for both arms, at the first of search_epochs."""
-    search_epochs: list[Positive] = [20, 40]
+    search_epochs: list[Positive] = [40, 80]
     """Epochs that are tried for both arms, at the learning rate found."""
     search_seed: int = 100
     """Seed of these trials; no reported run has it."""
     teacher_sets: Literal[1, 2] = 2
     """Sets of teachers that are trained, with other seeds; students' seeds alternate between them. Where
     teachers.folders names teachers, these are the only set, and none is trained."""
-    teacher_epochs: Positive = 40
+    teacher_epochs: Positive = 80
     """Epochs of the teachers that are trained."""
     teacher_lr: dict[Modality, Annotated[float, Field(gt=0)]] = {}
     """Learning rate of a modality's teachers, as {"boxes": 1e-3}; optim.lr where it is not named."""
-    temperatures: list[Annotated[float, Field(gt=0)]] = [1.0, 4.0]
-    """Temperatures besides loss.temperature."""
+    temperatures: list[Annotated[float, Field(gt=0)]] = [1.0, 2.0, 4.0]
+    """Temperatures that are tried besides loss.temperature."""
     shares: list[Part] = [0.1, 0.3]
     """Shares of the training clips, besides all."""
     views: Annotated[str, Field(pattern=r"^[1-9]\d*x[13]$")] = "2x3"
