@@ -17,7 +17,7 @@ if __name__ == "__main__":
         ABOUT,
         study,
         data={"folder": BUILT_IN},
-        source={"train": 600, "val": 400, "test": 3000, "unseen": 1000},
+        source={"train": 500, "val": 400, "test": 3000, "unseen": 1000},
         views={"size": 48, "distinct": 10},
         teachers={"gamma": 1.0, "drop_near_chance": False},
         loss={"temperature": 1.0},

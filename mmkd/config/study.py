@@ -23,7 +23,7 @@ class Study(Section):
     other temperatures, and labels mixed in; fewer clips, and fewer labels."""
     search_lr: list[Annotated[float, Field(gt=0)]] = [2e-3, 4e-3, 8e-3]
     """Learning rates that are tried for both arms, at the first of search_epochs."""
-    search_epochs: list[Positive] = [40, 80]
+    search_epochs: list[Positive] = [40, 120]
     """Epochs that are tried for both arms, at the learning rate found."""
     search_seed: int = 100
     """Seed of these trials; no reported run has it."""
