@@ -74,9 +74,10 @@ def test_arms_follow_the_modalities_and_the_settings(home):
         *("labels-10", "distilled-10", "unlabelled-10", "labels-30", "distilled-30", "unlabelled-30"),
     ]
     assert arms["labels"].seeds == 5 and arms["mixed"].seeds == 2 and not arms["labels"].arm.exploratory
-    own = student_settings(settings, arms["unlabelled-10"], plan_set(settings, "s", [], 0, 0.1), 3, 1e-3, 10, "name")
+    set_0 = plan_set(settings, "s", ["rgb", "flow"], 0, 0.1)
+    own = student_settings(settings, arms["unlabelled-10"], set_0, 3, 1e-3, 10, "name")
     assert own.data.labelled_share == 0.1 and own.data.train_share == 1.0 and own.run.seed == 3
-    alone = student_settings(settings, arms["labels-10"], plan_set(settings, "s", [], 0, 0.1), 3, 1e-3, 10, "name")
+    alone = student_settings(settings, arms["labels-10"], set_0, 3, 1e-3, 10, "name")
     assert alone.data.train_share == 0.1 and alone.loss.distill_weight == 0 and alone.optim.epochs == 20
 
 

@@ -59,9 +59,10 @@ def head(home, tmp_path):
             time.sleep(0.5)
         yield environment
     finally:
-        node.send_signal(signal.SIGTERM)
+        # Its children are of its group; it would wait half a minute for them.
+        os.killpg(node.pid, signal.SIGTERM)
         try:
-            node.wait(30)
+            node.wait(3)
         except subprocess.TimeoutExpired:
             os.killpg(node.pid, signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)
