@@ -6,6 +6,7 @@ import os
 import socket
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import yaml
 
@@ -137,8 +138,8 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
+    """Write a JSON file whole or not at all; of several processes that do so at once, one has its way."""
+    partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")
     partial.write_text(json.dumps(content, indent=2) + "\n")
     partial.replace(path)
 

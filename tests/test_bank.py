@@ -3,6 +3,7 @@
 import errno
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,7 +17,7 @@ from mmkd.bank.store import Bank, BankWriter
 from mmkd.config import SettingsError, Views
 from mmkd.jobs import distill
 from mmkd.plan import TEST_VIEW
-from mmkd.runs import read_lines, read_metrics
+from mmkd.runs import read_lines, read_metrics, write_json
 from mmkd.shards import read_manifest
 from mmkd.views import make_view
 from tests.small import small_settings, write_dataset, write_teachers
@@ -361,3 +362,10 @@ def test_reading_is_the_same_however_many_rows_a_group_has_and_however_small_the
     rows, sound = bank.read(clips, views)
     assert sound.all() and np.array_equal(rows["logits/verb"][:, 1, 2], ((clips + views) / 8).astype(np.float16))
     assert bank._cached <= 5000 + 16 * layout.row_bytes()
+
+
+def test_jobs_that_begin_a_bank_at_the_same_time_do_not_trip_over_each_other(tmp_path):
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda number: write_json(tmp_path / "bank.json", {"number": number}), range(200)))
+    assert json.loads((tmp_path / "bank.json").read_text())["number"] in range(200)
+    assert [path.name for path in tmp_path.iterdir()] == ["bank.json"]
