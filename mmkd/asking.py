@@ -18,6 +18,8 @@ from mmkd.views import Grids, grid_slots
 
 UNIT_BYTES = 64 << 20
 """Pixels of a unit, at most, but for a clip that has more."""
+MOST_UNITS, TASKS_PER_ACTOR = 16, 6
+"""Units that an actor answers at once, at most, and tasks that each has at least, so that none is left waiting."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +82,7 @@ class Questions:
 
 
 def ask(questions: Questions) -> Iterator[Block]:
-    """The models' answers, a block a unit, in order; see :class:`mmkd.teachers.Ensemble`."""
+    """The models' answers, a block a unit or some, in order; see :class:`mmkd.teachers.Ensemble`."""
     settings = questions.settings
     if settings.run.local:
         stage = _Answer(questions)
@@ -97,13 +99,19 @@ def ask(questions: Questions) -> Iterator[Block]:
         actors = questions.actors or settings.teachers.actors
         dataset = in_teacher_pool(dataset, settings, _Answer, arguments, questions.batch, actors)
     else:
-        dataset = read_units(_number, questions.units(), readers=resources.readers, num_cpus=0.01)
-        dataset = in_teacher_pool(dataset, settings, _ReadAndAnswer, arguments, 1, questions.actors or _cpus())
+        actors = questions.actors or _cpus()
+        units = questions.units()
+        # A task is several units: what Ray does for each takes as long as a few milliseconds of answering.
+        together = min(MOST_UNITS, max(1, len(units) // (actors * TASKS_PER_ACTOR)))
+        tasks = range(0, len(units), together)
+        dataset = read_units(partial(_some, together, len(units)), tasks, readers=resources.readers, num_cpus=0.01)
+        dataset = in_teacher_pool(dataset, settings, _ReadAndAnswer, arguments, 1, actors)
     yield from dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
 
 
-def _number(unit: int) -> Block:
-    return {"unit": np.array([unit])}
+def _some(together: int, units: int, first: int) -> Block:
+    """A task: units from the first on, as one row."""
+    return {"first": np.array([first]), "end": np.array([min(first + together, units)])}
 
 
 def _cpus() -> int:
@@ -125,7 +133,7 @@ class _Answer:
 
 
 class _ReadAndAnswer(_Answer):
-    """All models on a unit that is known by its number."""
+    """All models on units that are known by their numbers."""
 
     def __init__(self, questions: Questions):
         import cv2
@@ -135,4 +143,6 @@ class _ReadAndAnswer(_Answer):
         self.questions = questions
 
     def __call__(self, block: Block) -> Block:
-        return self.ensemble(self.questions.read(int(block["unit"][0])))
+        numbers = range(int(block["first"][0]), int(block["end"][0]))
+        parts = [self.ensemble(self.questions.read(unit)) for unit in numbers]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
