@@ -4,8 +4,9 @@ import zlib
 
 import numpy as np
 
+from mmkd.cost.record import Cost
 from mmkd.report.predictions import Predictions
-from mmkd.study.results import Arm, Cost, StudyResults, Tested
+from mmkd.study.results import Arm, StudyResults, Tested
 
 HEADS = {"verb": ["push", "lift", "drop", "turn"], "noun": ["cup", "ball", "box"]}
 GRIDS = {"3x3": 1.0, "1x3": 1.2, "3x1": 1.1, "1x1": 1.5}

@@ -14,10 +14,10 @@ from mmkd.cost.clips import StoredClip, some_clips
 from mmkd.cost.extraction import detection_cost, flow_cost
 from mmkd.cost.inputs import measure_inputs
 from mmkd.cost.network import measure_cost, peak_megabytes, use_threads
+from mmkd.cost.record import Cost
 from mmkd.cost.table import cost_lines, cost_table, ensemble_cost
 from mmkd.models import create_model, save_model
 from mmkd.pipeline import cached_dataset
-from mmkd.study.results import Cost
 from mmkd.views import View
 from tests.small import HEADS, RATE, small_settings
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mmkd.calibration import fit_temperature
+from mmkd.cost.record import Cost
 from mmkd.evaluation.scores import Evaluation, ModelScores
 from mmkd.metrics import binned_calibration_error
 from mmkd.report import evaluation_page
@@ -18,7 +19,6 @@ from mmkd.report.mistakes import confident_mistakes
 from mmkd.report.predictions import Predictions
 from mmkd.report.strips import Strip
 from mmkd.scoring import score
-from mmkd.study.results import Cost
 
 HEADS = {
     "verb": ["push", "lift", "drop", "turn", "shake", "roll", "spin"],

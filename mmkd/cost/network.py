@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from mmkd.cost.count import example_input, flops_per_view
+from mmkd.cost.record import Cost
 from mmkd.models.create import Recogniser
-from mmkd.study.results import Cost
 
 LARGEST_BATCH = 64
 MOST_MB = 4096.0

@@ -12,11 +12,11 @@ import torch
 from mmkd.config import Settings, Views
 from mmkd.cost.inputs import measure_inputs
 from mmkd.cost.network import LARGEST_BATCH, measure_cost
+from mmkd.cost.record import Cost
 from mmkd.models import load_model
 from mmkd.pipeline import cached_dataset
 from mmkd.reader import sound_rate
 from mmkd.report.table import WIDTH, parameters_text, shortened
-from mmkd.study.results import Cost
 
 
 def cost_table(

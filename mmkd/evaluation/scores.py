@@ -9,13 +9,13 @@ import numpy as np
 
 from mmkd.calibration import fit_temperature
 from mmkd.config import Settings
+from mmkd.cost.record import Cost
 from mmkd.evaluation.answers import Answers, answers_path
 from mmkd.pipeline import cached_dataset, cached_manifest
 from mmkd.report.predictions import Predictions
 from mmkd.runs import write_json
 from mmkd.scoring import score
 from mmkd.shards import read_meta
-from mmkd.study.results import Cost
 
 
 @dataclass

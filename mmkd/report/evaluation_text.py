@@ -5,10 +5,10 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmkd.cost.record import Cost
 from mmkd.cost.table import cost_lines
 from mmkd.evaluation.scores import Evaluation, ModelScores
 from mmkd.report.table import WIDTH, nats, parameters_text, percent, shortened
-from mmkd.study.results import Cost
 
 Figures = Mapping[str, Any]
 """What :func:`mmkd.scoring.score` says of a head, or of its logits after temperature scaling."""

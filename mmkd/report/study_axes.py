@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from mmkd.cost.record import Cost
 from mmkd.metrics import binned_calibration_error
 from mmkd.report.figures import COLOURS, INK, TEACHER_COLOUR, small_text
 from mmkd.report.predictions import Predictions, outcomes
 from mmkd.report.table import main_head, percent, shortened
-from mmkd.study.results import Arm, Contrast, Cost, StudyResults, Summary, Tested
+from mmkd.study.results import Arm, Contrast, StudyResults, Summary, Tested
 from mmkd.study.summaries import temperatures
 
 GROUPS = {

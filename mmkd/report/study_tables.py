@@ -4,9 +4,10 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from mmkd.cost.record import Cost
 from mmkd.report.study_axes import GROUPS, contrast_of, head_of, is_student
 from mmkd.report.table import minus, nats, parameters_text, percent, signed
-from mmkd.study.results import Arm, Contrast, Cost, Interval, Summary
+from mmkd.study.results import Arm, Contrast, Interval, Summary
 
 NOTHING = math.nan
 NAMED, APART = '<tr class="named">', '<tr class="apart">'

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmkd.cost.record import Cost
 from mmkd.report.table import main_head, nats, parameters_text, percent, signed
-from mmkd.study.results import Claim, Contrast, Cost, StudyResults, Summary
+from mmkd.study.results import Claim, Contrast, StudyResults, Summary
 
 
 def write_markdown(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkd.config import Settings
+from mmkd.cost.record import Cost
 from mmkd.cost.table import cost_table
 from mmkd.pipeline import cached_dataset
 from mmkd.progress import say
@@ -15,7 +16,7 @@ from mmkd.runs import read_epochs, write_json
 from mmkd.study.arms import BAD, Recipe
 from mmkd.study.claims import claims, primary, teachers_said
 from mmkd.study.markdown import write_markdown
-from mmkd.study.results import Arm, Contrast, Cost, StudyResults, Tested
+from mmkd.study.results import Arm, Contrast, StudyResults, Tested
 from mmkd.study.statistics import contrast
 from mmkd.study.summaries import summarise
 from mmkd.study.tables import write_tables

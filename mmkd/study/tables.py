@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from mmkd.cost.record import Cost
 from mmkd.report.table import main_head
 from mmkd.storage import write_bytes
-from mmkd.study.results import Arm, Claim, Contrast, Cost, Interval, StudyResults, Summary, Tested
+from mmkd.study.results import Arm, Claim, Contrast, Interval, StudyResults, Summary, Tested
 from mmkd.study.summaries import measures_of
 
 Row = dict[str, Any]
