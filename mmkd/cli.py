@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from mmkd.config import Settings, SettingsError
+from mmkd.config.changes import explain
 from mmkd.config.yaml_text import load_yaml
 
 SHORT = {
@@ -133,16 +134,3 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both else value
     return merged
-
-
-def explain(error: ValidationError) -> str:
-    """One line a fault, each naming the field."""
-    lines = []
-    for fault in error.errors():
-        field = ".".join(str(part) for part in fault["loc"])
-        if fault["type"] == "extra_forbidden":
-            lines.append(f"{field} is not a setting; --help lists them all.")
-        else:
-            given = "" if isinstance(fault["input"], dict | BaseModel) else f" (given: {fault['input']!r})"
-            lines.append(f"{field}: {fault['msg'].removeprefix('Value error, ')}{given}".removeprefix(": "))
-    return "\n".join(lines)

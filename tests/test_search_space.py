@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from mmkd.config import Settings, SettingsError
-from mmkd.sweep.space import FIELDS, Dimension, SearchSpace, apply, parse_space, read_space
+from mmkd.config.changes import apply
+from mmkd.sweep.space import FIELDS, Dimension, SearchSpace, parse_space, read_space
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from mmkd.config import Settings, SettingsError
+from mmkd.config.changes import apply
 from mmkd.models import describe_model
 from mmkd.pipeline import cached_dataset
 from mmkd.resolve import teacher_folders
-from mmkd.sweep.space import apply
 from mmkd.teachers import class_columns, teacher_names
 
 GEOMETRY = ("frames", "sampling", "stride", "size", "boxes", "audio_seconds", "sample_rate")

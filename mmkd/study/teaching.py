@@ -10,11 +10,11 @@ import torch
 
 from mmkd.bank.record import record
 from mmkd.config import MODALITIES, Modality, Network, Settings
+from mmkd.config.changes import apply
 from mmkd.jobs import train_teacher
 from mmkd.models import load_model, save_model
 from mmkd.study.arms import BAD, corrupted, longer
 from mmkd.study.tasks import Task, of_task
-from mmkd.sweep.space import apply
 
 PARTS = 2
 """Tasks that fill a bank."""

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from mmkd.config import Settings
+from mmkd.config.changes import apply
 from mmkd.jobs import distill
 from mmkd.metrics import headline
 from mmkd.runs import read_epochs
 from mmkd.study.arms import Recipe
 from mmkd.study.tasks import Task, carry_out, of_task
 from mmkd.study.teaching import TeacherSet, accuracy_text, of_share
-from mmkd.sweep.space import apply
 
 Tuned = Mapping[str, Mapping[str, float]]
 """Primary arm to its lr and epochs."""

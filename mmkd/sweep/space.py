@@ -24,8 +24,8 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from mmkd.cli import explain
 from mmkd.config import Settings, SettingsError
+from mmkd.config.changes import explain, replace_values
 from mmkd.config.yaml_text import load_yaml
 
 if TYPE_CHECKING:
@@ -176,26 +176,6 @@ def parse_space(tree: dict[str, Any], where: str) -> SearchSpace:
     return SearchSpace(list(before.values()), where)
 
 
-def apply(settings: Settings, values: Mapping[str, Any]) -> Settings:
-    """The settings with values, by dotted names, in place of theirs; all validators run.
-
-    Raises:
-        SettingsError: a line for each fault, naming the setting.
-    """
-    try:
-        return _replace(settings, values)
-    except ValidationError as error:
-        raise SettingsError(explain(error)) from None
-
-
-def _replace(settings: Settings, values: Mapping[str, Any]) -> Settings:
-    tree = settings.model_dump()
-    for dotted, value in values.items():
-        section, _, name = dotted.partition(".")
-        tree.setdefault(section, {})[name] = value
-    return Settings.model_validate(tree)
-
-
 def _dimension(name: str, entry: Any, before: Mapping[str, Dimension]) -> Dimension:
     _refuse_unsearchable(name)
     kinds = [kind for kind in entry if kind != "when"] if isinstance(entry, dict) else []
@@ -267,7 +247,7 @@ def _faults(dimension: Dimension, settings: Settings) -> list[str]:
     faults = []
     for value in dimension.values:
         try:
-            _replace(settings, {name: value})
+            replace_values(settings, {name: value})
         except ValidationError as error:
             # A fault of the value alone is located at its field, one of a combination at the section.
             if any(fault["loc"][:2] == tuple(name.split(".")) for fault in error.errors()):

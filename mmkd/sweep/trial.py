@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from mmkd.config import Settings
+from mmkd.config.changes import apply
 from mmkd.metrics import headline
 from mmkd.report.sweep_page import TrialRow
 from mmkd.runs import read_epochs, write_json
 from mmkd.sweep.search import in_one_process
-from mmkd.sweep.space import apply
 
 
 def run_trial(config: dict[str, Any], settings: Settings, folder: str) -> None:
