@@ -9,10 +9,13 @@ from selenium import webdriver
 from mmkd.check import check_dataset
 from mmkd.report.evaluation_page import write_evaluation_page
 from mmkd.report.page import write_report
+from mmkd.report.study_page import write_study_page
 from mmkd.report.sweep_page import write_sweep_page
 from tests.browser import DESK, PHONE, look_at, missing_programs, open_browser
+from tests.study_cases import made_results
 from tests.test_evaluation_report import full_evaluation
 from tests.test_report import full_report, run_page
+from tests.test_study_page import PICTURES, report_of
 from tests.test_sweep_page import usual
 
 pytestmark = [
@@ -62,6 +65,12 @@ def test_the_page_of_an_evaluation(browser: webdriver.Chrome, tmp_path: Path) ->
     write_evaluation_page(tmp_path / "report.html", *full_evaluation())
     # Accuracy, reliability of 6 models before and after scaling, views, a matrix a head; 2 mistakes of 4 frames.
     assert_whole(browser, tmp_path / "report.html", 1 + 12 + 1 + 2 + 2 * 4)
+
+
+def test_the_page_of_a_study(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    report = report_of(made_results(seeds=2, clips=120))
+    write_study_page(tmp_path / "study.html", **report)
+    assert_whole(browser, tmp_path / "study.html", len(PICTURES))
 
 
 def test_the_contact_sheet(browser: webdriver.Chrome, home: Path) -> None:
