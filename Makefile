@@ -18,9 +18,9 @@ demo: setup
 test: lint
 	$(BIN)/pytest
 
-# Without Ray: the inner loop.
+# Without Ray, on all cores: the inner loop.
 test-fast: setup
-	$(BIN)/pytest -m "not ray and not slow"
+	$(BIN)/pytest -m "not ray and not slow" -n auto
 
 lint: setup
 	$(BIN)/ruff check .
