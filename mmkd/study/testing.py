@@ -68,11 +68,11 @@ def student_test_tasks(settings: Settings, students: Sequence[Student], run: Pat
 
 def test_models(settings: Settings, models: Mapping[str, str], splits: Mapping[str, list[Grid]], folder: str) -> None:
     """Keep the answers of models of one modality, in FOLDER/SPLIT/NAME.parquet."""
+    sizes = [load_model(model).num_parameters for model in models.values()]
     for split, grids in splits.items():
         logits = split_logits(settings, list(models.values()), split, grids=[(a, b) for a, b in grids])
-        for number, (name, model) in enumerate(models.items()):
-            parameters = load_model(model).num_parameters
-            logits.answers(number, name, parameters).save(Path(folder) / split / f"{name}.parquet")
+        for number, name in enumerate(models):
+            logits.answers(number, name, sizes[number]).save(Path(folder) / split / f"{name}.parquet")
 
 
 def teacher_test_tasks(
