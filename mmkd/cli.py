@@ -1,6 +1,7 @@
 """The command line of every job: its defaults, then `--config FILE.yaml`, then `--section.field VALUE`."""
 
 import json
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from mmkd.config import Settings, SettingsError
 from mmkd.config.changes import explain
 from mmkd.config.yaml_text import load_yaml
+from mmkd.interruptions import StoppedError
 
 SHORT = {
     "--dry-run": "--run.dry_run",
@@ -42,6 +44,9 @@ def main(
     settings = load_settings(None, job=job, about=about, program=program, **defaults)
     try:
         result = run(settings)
+    except StoppedError as error:
+        print(f"{job}: {error}", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGTERM) from None
     except (ValueError, OSError) as error:  # refused, with a message that says what to do
         print(f"{job}: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -12,6 +12,7 @@ from mmkd.bank.use import Keeper
 from mmkd.checkpoint import read_checkpoint
 from mmkd.competence import Competence
 from mmkd.config import Settings
+from mmkd.interruptions import Interruptions
 from mmkd.models import Recogniser
 from mmkd.objective import Objective
 from mmkd.optimizing import Updater
@@ -37,6 +38,9 @@ class Recorder(Protocol):
     def broken(self, clips: list[tuple[str, int, str]]) -> None:
         """Broken clips met since the last call: split, number in its manifest, reason."""
 
+    def checkpoint(self, fit: "Fit", position: int) -> None:
+        """Keep a checkpoint that resumes from a position of the plan."""
+
     def epoch(self, row: dict[str, Any], fit: "Fit", answers: Block, is_best: bool) -> None:
         """An epoch is over and validated: keep a checkpoint, and the best model with its answers on val
         (`clip`, `label/HEAD`, `logits/HEAD`)."""
@@ -53,6 +57,7 @@ class Fit:
         answers_computed, answers_replayed: of one teacher to one view of one clip each, by live teachers and from a
             bank.
         keeper: keeps what live teachers answer; None: nothing is kept.
+        interruptions: what makes it keep a checkpoint or stop between two steps; None: nothing does.
     """
 
     network: nn.Module
@@ -76,6 +81,7 @@ class Fit:
     answers_computed: int = 0
     answers_replayed: int = 0
     keeper: Keeper | None = None
+    interruptions: Interruptions | None = None
 
     @property
     def model(self) -> Recogniser:

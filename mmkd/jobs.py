@@ -12,9 +12,11 @@ from mmkd import __version__
 from mmkd.bank.choose import choose_bank
 from mmkd.bank.store import Bank
 from mmkd.bank.use import BankUse
+from mmkd.checkpoint import kept_position
 from mmkd.cluster import automatic_threads, check_fits, ray_session
 from mmkd.config import MODALITIES, Network, Settings, SettingsError
 from mmkd.dry_run import describe_packing, describe_training
+from mmkd.interruptions import StoppedError, stop_on_sigterm, was_stopped
 from mmkd.pipeline import Work, blocks_in_process, cached_dataset
 from mmkd.progress import follow, say
 from mmkd.resolve import check_folders, plan_student, plan_teacher, run_folder, teacher_folders
@@ -143,8 +145,14 @@ def _carry_out(work: Work, teacher_hashes: dict[str, str], kind: str, report: Re
         if len(dataset.heads) == 1 and (few := min(map(len, dataset.heads.values()))) < 5:
             say(f"with {few} classes, top-5 accuracy is top-{few}, which is 1: top-1 alone chooses the best model")
         began = time.monotonic()
-        with follow(run.path, kind, plan.epochs, plan.optimizer_steps, settings.run.progress_seconds):
+        with (
+            stop_on_sigterm(run.path),
+            follow(run.path, kind, plan.epochs, plan.optimizer_steps, settings.run.progress_seconds),
+        ):
             _train(work, run.path, _facts(work, identity), threads, report)
+        if was_stopped(run.path) and (done := kept_position(run.checkpoints)) < plan.num_steps:
+            steps = f"{plan.optimizer_step(done)} of {plan.optimizer_steps}"
+            raise StoppedError(f"stopped on SIGTERM after step {steps}; the same command goes on from there")
         result = _result(work, run.path, kind, time.monotonic() - began)
         if work.bank is not None and work.bank.writes:
             Bank(Path(work.bank.folder)).save_coverage()
@@ -161,13 +169,11 @@ def _train(work: Work, run: Path, facts: dict[str, Any], threads: int, report: R
         return
     import torch
 
-    from mmkd.recording import keep_in_folder
     from mmkd.worker import run_worker
 
     torch.set_num_threads(threads)
-    keep = keep_in_folder(run / "checkpoints", work.settings.run.keep_checkpoints, report)
     device = torch.device("cuda" if work.settings.resources.use_gpu else "cpu")
-    run_worker(work, run, facts, device, lambda model: model.to(device), partial(blocks_in_process, work), keep)
+    run_worker(work, run, facts, device, lambda model: model.to(device), partial(blocks_in_process, work), report)
 
 
 def _bank_text(use: BankUse) -> str:

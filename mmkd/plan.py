@@ -74,6 +74,11 @@ class Plan:
     def val_steps(self) -> int:
         return _ceil(len(self.val), self.batch_size)
 
+    def ends_phase(self, step: "Step") -> bool:
+        """Whether a step is the last of its phase in its epoch."""
+        steps = {"weigh": self.weigh_steps, "train": self.train_steps, "val": self.val_steps}
+        return step.number == steps[step.phase] - 1
+
     @property
     def num_steps(self) -> int:
         return (

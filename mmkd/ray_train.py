@@ -38,13 +38,10 @@ def train_on_ray(work: Work, run: Path, facts: dict[str, Any], threads: int, in_
             accelerator_type=resources.accelerator_type or None,
         ),
         run_config=ray.train.RunConfig(
-            name="checkpoints",
+            name="ray",
             storage_path=str(run),
             callbacks=_tell_tune() if in_trial else None,
             failure_config=ray.train.FailureConfig(max_failures=work.settings.run.max_restarts),
-            checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=work.settings.run.keep_checkpoints, checkpoint_score_attribute="score"
-            ),
         ),
         datasets={"plan": _placeholder},
         dataset_config=_plan_config(work, run),
@@ -104,15 +101,14 @@ def _worker(config: dict[str, Any]) -> None:
         prefetch = work.settings.resources.prefetch
         return shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=prefetch)
 
-    def keep(folder: Path | None, name: str, metrics: dict[str, Any]) -> None:
-        checkpoint = ray.train.Checkpoint.from_directory(folder) if folder else None
-        ray.train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=name)
+    def node_goes() -> bool:
+        return ray.train.get_preemption_info() is not None
 
     failure = run / "failure.json"
     if failure.is_file():
         return
     try:
-        run_worker(work, run, config["facts"], get_device(), wrap, blocks, keep)
+        run_worker(work, run, config["facts"], get_device(), wrap, blocks, ray.train.report, node_goes)
     except ValueError as error:
         # Going on would end the same way. As the other workers may be waiting for this one, it dies, and when Ray
         # starts all of them again they see the reason and stop.

@@ -1,13 +1,11 @@
 """What a training writes into its run folder: metrics, TensorBoard files, rejects, checkpoints, the best model."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmkd.checkpoint import write_checkpoint
+from mmkd.checkpoint import Checkpoints, write_checkpoint
 from mmkd.competence import Competence
 from mmkd.fit import Fit
 from mmkd.models import save_model
@@ -17,16 +15,22 @@ from mmkd.runs import write_json
 from mmkd.shards import Manifest
 from mmkd.workers import rank
 
-Keep = Callable[[Path | None, str, dict[str, Any]], None]
-"""Called by every worker at the end of an epoch with (folder that holds the new checkpoint, its name, metrics); only
-rank 0 has a folder."""
+Report = Callable[[dict[str, Any]], None]
+"""Told by every worker after each validation what the best epoch so far is worth."""
 
 
 class FolderRecorder:
-    """Writes on rank 0; the other workers only take part in keeping checkpoints."""
+    """Writes on rank 0; of the other workers only what they saw.
 
-    def __init__(self, run: Path, manifests: dict[str, Manifest], facts: dict[str, Any], keep: Keep):
-        self.run, self.manifests, self.facts, self.keep = run, manifests, facts, keep
+    Args:
+        keep: number of the newest checkpoints that are kept.
+    """
+
+    def __init__(
+        self, run: Path, manifests: dict[str, Manifest], facts: dict[str, Any], keep: int, report: Report | None
+    ):
+        self.run, self.manifests, self.facts, self.report = run, manifests, facts, report
+        self.checkpoints = Checkpoints(run / "checkpoints", keep, self.notice)
         self.first = rank() == 0
         if self.first:
             from tensorboardX import SummaryWriter
@@ -60,13 +64,19 @@ class FolderRecorder:
                 if json.dumps(row) not in known:
                     self._append("rejects.jsonl", row)
 
+    def checkpoint(self, fit: Fit, position: int, score: float | None = None) -> None:
+        if self.first:
+            state = fit.state() | {"position": position}
+            self.checkpoints.add(position, lambda folder: write_checkpoint(folder, fit.updater, state), score)
+
     def epoch(self, row: dict[str, Any], fit: Fit, answers: Block, is_best: bool) -> None:
-        name = f"checkpoint_{row['position']:09d}"
-        # Of the best epoch so far: what the model in best/ is worth.
-        metrics = {"score": row["score"], "epoch": row["epoch"], **fit.best_val}
-        if not self.first:
-            self.keep(None, name, metrics)
-            return
+        if self.first:
+            self._epoch(row, fit, answers, is_best)
+        if self.report is not None:
+            # Of the best epoch so far: what the model in best/ is worth.
+            self.report({"score": row["score"], "epoch": row["epoch"], **fit.best_val})
+
+    def _epoch(self, row: dict[str, Any], fit: Fit, answers: Block, is_best: bool) -> None:
         if is_best:
             if (predictions := self._predictions(fit, answers)) is not None:
                 predictions.save(self.run / "predictions-val.parquet")
@@ -78,9 +88,7 @@ class FolderRecorder:
                 if key in values:
                     self.board.add_scalar(f"val/{head}_{key}", values[key], row["epoch"])
         self.board.flush()
-        with tempfile.TemporaryDirectory(prefix="mmkd-checkpoint-") as folder:
-            write_checkpoint(Path(folder), fit.updater, fit.state())
-            self.keep(Path(folder), name, metrics)
+        self.checkpoint(fit, row["position"], row["score"])
 
     def _predictions(self, fit: Fit, answers: Block) -> Predictions | None:
         heads = [head for head in fit.heads if answers[f"label/{head}"].ndim == 1]
@@ -97,22 +105,3 @@ class FolderRecorder:
     def _append(self, name: str, row: dict[str, Any]) -> None:
         with open(self.run / name, "a") as file:
             file.write(json.dumps(row) + "\n")
-
-
-def keep_in_folder(checkpoints: Path, number: int, report: Callable[[dict[str, Any]], None] | None = None) -> Keep:
-    """Keep the newest `number` checkpoints and the best one in a folder, without Ray; `report` is told of each."""
-
-    def keep(folder: Path | None, name: str, metrics: dict[str, Any]) -> None:
-        assert folder is not None
-        write_json(folder / "metrics.json", metrics)
-        checkpoints.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(folder, checkpoints / name, dirs_exist_ok=True)
-        kept = sorted(checkpoints.glob("checkpoint_*"))
-        best = max(kept, key=lambda path: json.loads((path / "metrics.json").read_text())["score"])
-        for path in kept[:-number]:
-            if path != best:
-                shutil.rmtree(path)
-        if report is not None:
-            report(metrics)
-
-    return keep

@@ -20,6 +20,7 @@ FREE_TO_CHANGE = (
     "run.ray_logs",
     "run.trace",
     "run.keep_checkpoints",
+    "run.checkpoint_",
     "resources.",
     "teachers.actors",
     "teachers.num_",

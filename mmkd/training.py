@@ -16,6 +16,7 @@ from torch import Tensor
 from mmkd.competence import judge
 from mmkd.fit import Fit, Recorder
 from mmkd.inputs import inputs_of, mean_logits
+from mmkd.interruptions import Interruptions
 from mmkd.meter import Collector, Meter
 from mmkd.metrics import evaluate_heads, headline, selection_score
 from mmkd.objective import Targets
@@ -25,7 +26,8 @@ from mmkd.workers import gather, rank, total, world_size
 
 
 def fit_blocks(fit: Fit, blocks: Iterable[Block], recorder: Recorder) -> None:
-    """Carry out the rest of the plan from fit.position; `blocks` yields this worker's units of it, in order.
+    """Carry out the rest of the plan from fit.position, or as much of it as until a request to stop; `blocks` yields
+    this worker's units of it, in order.
 
     Raises:
         RuntimeError: a block is not the one that the plan has at this place, or the blocks end early.
@@ -45,25 +47,48 @@ def fit_blocks(fit: Fit, blocks: Iterable[Block], recorder: Recorder) -> None:
             fit.keeper.add(block)
         if step.phase == "weigh":
             weigh.add({name: block[name][real] for name in _weigh_columns(fit)})
-            if step.number == fit.plan.weigh_steps - 1:
+            if fit.plan.ends_phase(step):
                 _judge(fit, weigh.pop(), recorder)
         elif step.phase == "train":
             terms = _train_step(fit, step, block, real)
             done = fit.plan.optimizer_step(fit.position + 1)
-            if done % fit.settings.run.log_every == 0 or step.number == fit.plan.train_steps - 1:
+            if done % fit.settings.run.log_every == 0 or fit.plan.ends_phase(step):
                 recorder.train(_train_row(fit, step, done, terms, meter))
         else:
             validation.add(_predict(fit, block, real))
         fit.position += 1
-        at_end = step.phase == "val" and step.number == fit.plan.val_steps - 1
-        if at_end or (step.phase == "weigh" and step.number == fit.plan.weigh_steps - 1):
+        if fit.plan.ends_phase(step):
             _count(fit, meter, recorder)
-        if at_end:
-            if fit.keeper is not None:
-                fit.keeper.flush()
-            _end_epoch(fit, step, validation.pop(), meter, recorder)
+            if step.phase == "val":
+                _flush(fit)
+                _end_epoch(fit, step, validation.pop(), meter, recorder)
+        if fit.interruptions is not None and _interrupted(fit, fit.interruptions, step, meter, recorder):
+            return
     if fit.position < fit.plan.num_steps:
         raise RuntimeError(f"the data ended at step {fit.position} of {fit.plan.num_steps}; the run can be resumed.")
+
+
+def _interrupted(fit: Fit, interruptions: Interruptions, step: Step, meter: Meter, recorder: Recorder) -> bool:
+    """Keep a checkpoint where one is due; whether the run is to end here."""
+    asked = interruptions.after(fit.plan.optimizer_step(fit.position) if step.phase == "train" else 0)
+    validated = step.phase == "val" and fit.plan.ends_phase(step)
+    if validated:
+        interruptions.checkpoint_kept()
+    elif step.phase != "weigh" and (asked.checkpoint or asked.stop):
+        # Answers and counts of half a validation are not kept: it would be done again from its first step.
+        begun = step.number + 1 if step.phase == "val" else 0
+        if not begun:
+            _count(fit, meter, recorder)
+        _flush(fit)
+        recorder.checkpoint(fit, fit.position - begun)
+        interruptions.checkpoint_kept()
+    return asked.stop
+
+
+def _flush(fit: Fit) -> None:
+    """Put what the teachers answered into the bank, so that it has all that a checkpoint's steps asked."""
+    if fit.keeper is not None:
+        fit.keeper.flush()
 
 
 def _check_place(block: Block, step: Step) -> None:

@@ -11,6 +11,7 @@ from torch import nn
 from mmkd.bank.use import Keeper
 from mmkd.checkpoint import newest_checkpoint
 from mmkd.fit import Fit
+from mmkd.interruptions import Interruptions
 from mmkd.models import Recogniser, create_model, describe_model, load_model, start_from
 from mmkd.models.blocks import checkpoint_blocks
 from mmkd.models.features import FeatureStudent, layer_width
@@ -18,7 +19,7 @@ from mmkd.objective import Objective
 from mmkd.optimizing import Updater
 from mmkd.pipeline import Work, cached_dataset
 from mmkd.reader import Block, sound_rate
-from mmkd.recording import FolderRecorder, Keep
+from mmkd.recording import FolderRecorder, Report
 from mmkd.runs import RunFolder, write_json
 from mmkd.training import fit_blocks
 from mmkd.workers import gather, rank
@@ -100,7 +101,8 @@ def run_worker(
     device: torch.device,
     wrap: Callable[[nn.Module], nn.Module],
     blocks: Callable[[int], Iterable[Block]],
-    keep: Keep,
+    report: Report | None,
+    node_goes: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train to the end of the plan, from the newest whole checkpoint in the run folder if there is one.
 
@@ -108,7 +110,8 @@ def run_worker(
         facts: about the training, kept in the model folder.
         wrap: puts the network on its device and makes it exchange gradients.
         blocks: from a position to this worker's blocks from there on.
-        keep: keeps a checkpoint, see :class:`mmkd.recording.FolderRecorder`.
+        report: see :class:`mmkd.recording.FolderRecorder`.
+        node_goes: see :class:`mmkd.interruptions.Interruptions`.
     """
     settings = work.settings
     model = make_network(work)
@@ -130,6 +133,7 @@ def run_worker(
         clip_id=lambda split, number: manifests[split].clip_ids[number],
         teacher_names=list(work.teacher_names),
         frozen=work.network.freeze_backbone,
+        interruptions=Interruptions(settings.run, run, device, node_goes),
     )
     folder = RunFolder(run)
     # Rank 0 alone chooses, so that all workers and the dataset start from one place.
@@ -141,7 +145,7 @@ def run_worker(
         folder.cut_metrics(fit.position)
         write_json(run / "position.json", {"position": fit.position})
     if fit.position < work.plan.num_steps:
-        recorder = FolderRecorder(run, manifests, facts, keep)
+        recorder = FolderRecorder(run, manifests, facts, settings.run.keep_checkpoints, report)
         for path in torn:
             recorder.notice(f"checkpoint {path} is torn and passed over")
         if work.bank is not None and work.bank.writes:

@@ -2,6 +2,7 @@
 
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -25,6 +26,15 @@ def total(values: Tensor) -> Tensor:
     if _together():
         dist.all_reduce(values)
     return values
+
+
+def from_first(flags: list[bool], device: torch.device) -> list[bool]:
+    """What rank 0 says, on every worker."""
+    if not _together():
+        return flags
+    said = torch.tensor(flags, dtype=torch.uint8, device=device)
+    dist.broadcast(said, 0)
+    return [bool(flag) for flag in said.tolist()]
 
 
 def gather(value: T) -> list[T]:

@@ -24,6 +24,10 @@ class Run(Section):
     """Write which clips each worker saw in each step to trace-RANK.jsonl, to check a run by."""
     keep_checkpoints: Positive = 2
     """Checkpoints kept, besides the best."""
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = 10.0
+    """A checkpoint inside an epoch this often, beside the one after each validation; 0: none."""
+    checkpoint_steps: Annotated[int, Field(ge=0)] = 0
+    """The same in optimiser steps; 0: none."""
     progress_seconds: Annotated[float, Field(gt=0)] = 10.0
     """How often a progress line is printed where the output is no terminal."""
     max_restarts: Annotated[int, Field(ge=0)] = 3

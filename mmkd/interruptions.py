@@ -1,0 +1,85 @@
+"""What interrupts a run between two steps: a checkpoint that is due, a node about to go, a request to stop."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mmkd.config import Run
+from mmkd.workers import from_first, rank
+
+STOP_FILE = "stop"
+"""In a run folder: its workers are asked to keep a checkpoint and end."""
+STOP_SECONDS, NODE_SECONDS = 1.0, 5.0
+"""How often it is looked for; and how often nodes that are about to go are."""
+
+
+class StoppedError(RuntimeError):
+    """A run ended early, on request; the same command goes on with it."""
+
+
+@contextmanager
+def stop_on_sigterm(run: Path) -> Iterator[None]:
+    """While this lasts, SIGTERM (a pre-emption notice, `ray job stop`) asks the run's workers to keep a checkpoint and
+    end, wherever they are. Outside the main thread, as in a trial of Ray Tune, signals are left alone."""
+    request = run / STOP_FILE
+    request.unlink(missing_ok=True)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: request.touch())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def was_stopped(run: Path) -> bool:
+    return (run / STOP_FILE).exists()
+
+
+@dataclass(frozen=True)
+class Interruption:
+    """What all workers do after a step."""
+
+    checkpoint: bool
+    stop: bool
+
+
+class Interruptions:
+    """Asked by all workers after each step, and of one mind in all of them, as rank 0 has the clock and looks for
+    requests.
+
+    Args:
+        node_goes: whether a node of this training is about to be taken away; called by all workers at once.
+    """
+
+    def __init__(
+        self, settings: Run, run: Path, device: torch.device, node_goes: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.seconds, self.steps = 60 * settings.checkpoint_minutes, settings.checkpoint_steps
+        self.run, self.device, self.node_goes = run, device, node_goes
+        self.kept = self.looked = self.looked_at_nodes = time.monotonic()
+        self.stopped = self.warned = False
+
+    def after(self, steps: int) -> Interruption:
+        """What is to be done after a step; `steps`: optimiser steps done, 0 where it was none."""
+        now = time.monotonic()
+        if rank() == 0 and now - self.looked >= STOP_SECONDS:
+            self.looked, self.stopped = now, was_stopped(self.run)
+        due = bool(self.seconds) and now - self.kept >= self.seconds
+        nodes = now - self.looked_at_nodes >= NODE_SECONDS
+        due, stop, nodes = from_first([due, self.stopped, nodes], self.device)
+        if nodes:
+            self.looked_at_nodes = now
+            if not self.warned and self.node_goes():
+                due = self.warned = True
+        return Interruption(due or bool(self.steps and steps and steps % self.steps == 0), stop)
+
+    def checkpoint_kept(self) -> None:
+        self.kept = time.monotonic()
