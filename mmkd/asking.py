@@ -97,7 +97,7 @@ def ask(questions: Questions) -> Iterator[Block]:
         read = partial(Questions.read, questions)
         dataset = read_units(read, questions.units(), readers=resources.readers, num_cpus=resources.cpus_per_reader)
         actors = questions.actors or settings.teachers.actors
-        dataset = in_teacher_pool(dataset, settings, _Answer, arguments, questions.batch, actors)
+        dataset = in_teacher_pool(dataset, settings.teachers, _Answer, arguments, questions.batch, actors)
     else:
         actors = questions.actors or _cpus()
         units = questions.units()
@@ -105,7 +105,7 @@ def ask(questions: Questions) -> Iterator[Block]:
         together = min(MOST_UNITS, max(1, len(units) // (actors * TASKS_PER_ACTOR)))
         tasks = range(0, len(units), together)
         dataset = read_units(partial(_some, together, len(units)), tasks, readers=resources.readers, num_cpus=0.01)
-        dataset = in_teacher_pool(dataset, settings, _ReadAndAnswer, arguments, 1, actors)
+        dataset = in_teacher_pool(dataset, settings.teachers, _ReadAndAnswer, arguments, 1, actors)
     yield from dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
 
 
@@ -126,7 +126,7 @@ class _Answer:
     def __init__(self, questions: Questions):
         settings = questions.settings
         heads = cached_dataset(settings.data_folder()).heads
-        self.ensemble = make_ensemble(settings, questions.folders, heads, each_view=questions.slots)
+        self.ensemble = make_ensemble(settings.teachers, questions.folders, heads, each_view=questions.slots)
 
     def __call__(self, block: Block) -> Block:
         return self.ensemble(block)

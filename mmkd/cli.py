@@ -18,6 +18,7 @@ from mmkd.interruptions import StoppedError
 SHORT = {
     "--dry-run": "--run.dry_run",
     "--dry_run": "--run.dry_run",
+    "--wait-for-resources": "--resources.wait_for_resources",
     "--check": "--pack.check",
     "--space": "--sweep.space",
     "--model": "--evaluate.models",

@@ -1,13 +1,14 @@
-"""Ray: joining or starting a cluster, and refusing what cannot fit it before anything starts."""
+"""Ray: joining or starting a cluster."""
 
 import logging
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from mmkd.config import Settings, SettingsError
+from mmkd.resources import this_machine
 
 
 @contextmanager
@@ -62,50 +63,6 @@ def running_cluster() -> str | None:
     return address
 
 
-Needs = dict[str, dict[str, float]]
-"""Kind of resource to what needs it and how much."""
-
-
-def needs(settings: Settings, teachers: int) -> Needs:
-    """CPUs and GPUs of workers, teacher actors and one reader, by what asks for them."""
-    resources, pool = settings.resources, settings.teachers
-    actors = pool.actors if teachers else 0
-    return {
-        "CPU": {
-            f"resources.workers {resources.workers} x {resources.cpus_per_worker:g}": resources.workers
-            * resources.cpus_per_worker,
-            f"teachers.actors {actors} x {pool.num_cpus:g}": actors * pool.num_cpus,
-            f"one reader x {resources.cpus_per_reader:g}": resources.cpus_per_reader,
-        },
-        "GPU": {
-            f"resources.workers {resources.workers} x {int(resources.use_gpu)}": resources.workers * resources.use_gpu,
-            f"teachers.actors {actors} x {pool.num_gpus:g}": actors * pool.num_gpus,
-        },
-    }
-
-
-def check_fits(settings: Settings, teachers: int, have: Mapping[str, float] | None = None) -> None:
-    """Refuse a job that needs more than there is, with the sum.
-
-    Args:
-        have: CPUs and GPUs; None: those of the cluster that this process has joined.
-
-    Raises:
-        SettingsError: the needs exceed them.
-    """
-    if have is None:
-        import ray
-
-        have = ray.cluster_resources()
-    for kind, parts in needs(settings, teachers).items():
-        needed = sum(parts.values())
-        if needed > have.get(kind, 0.0):
-            raise SettingsError(
-                f"the job needs {needed:g} {kind}s ({' + '.join(parts)}) and the cluster has {have.get(kind, 0.0):g}; "
-                "lower these settings, or give it more."
-            )
-
-
 def available(settings: Settings) -> tuple[str, dict[str, float]]:
     """Where a job would run, and the CPUs and GPUs there; starts nothing."""
     import ray
@@ -114,14 +71,7 @@ def available(settings: Settings) -> tuple[str, dict[str, float]]:
     if ray.is_initialized() or address:
         with ray_session(settings):
             return "the running cluster", ray.cluster_resources()
-    import torch
-
-    resources = settings.resources
-    have = {
-        "CPU": float(resources.num_cpus or os.cpu_count() or 1),
-        "GPU": float(resources.num_gpus or torch.cuda.device_count()),
-    }
-    return "this machine", have
+    return "this machine", this_machine(settings)
 
 
 def automatic_threads(settings: Settings, teachers: int) -> int:
@@ -129,5 +79,6 @@ def automatic_threads(settings: Settings, teachers: int) -> int:
     one machine. More threads than free cores are worse than one, as they wait for each other."""
     if settings.resources.threads:
         return settings.resources.threads
-    busy = settings.resources.workers + (settings.teachers.actors if teachers else 0) + 1
+    actors = sum(pool.actors for pool in settings.teachers.each_pool().values()) if teachers else 0
+    busy = settings.resources.workers + actors + 1
     return max(1, (os.cpu_count() or 1) // busy)

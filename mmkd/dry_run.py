@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mmkd.cluster import available, check_fits, needs
+from mmkd.cluster import available
 from mmkd.config import Settings
 from mmkd.cost import flops_per_view
 from mmkd.models import Recogniser, load_model
@@ -11,6 +11,7 @@ from mmkd.pipeline import Work, cached_dataset
 from mmkd.progress import say
 from mmkd.reader import empty_block
 from mmkd.resolve import plan_student, plan_teacher, run_folder, teacher_folders
+from mmkd.resources import check_fits, needs
 from mmkd.runs import read_metrics
 from mmkd.storage import is_file, join
 from mmkd.worker import make_network, view_geometry

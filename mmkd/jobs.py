@@ -13,13 +13,14 @@ from mmkd.bank.choose import choose_bank
 from mmkd.bank.store import Bank
 from mmkd.bank.use import BankUse
 from mmkd.checkpoint import kept_position
-from mmkd.cluster import automatic_threads, check_fits, ray_session
+from mmkd.cluster import automatic_threads, ray_session
 from mmkd.config import MODALITIES, Network, Settings, SettingsError
 from mmkd.dry_run import describe_packing, describe_training
 from mmkd.interruptions import StoppedError, stop_on_sigterm, was_stopped
 from mmkd.pipeline import Work, blocks_in_process, cached_dataset
 from mmkd.progress import follow, say
 from mmkd.resolve import check_folders, plan_student, plan_teacher, run_folder, teacher_folders
+from mmkd.resources import check_fits
 from mmkd.run_report import write_run_report
 from mmkd.runs import RunFolder, read_epochs
 from mmkd.storage import is_file, join, name_of

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmkd.bank.use import BankUse, look_up
-from mmkd.config import Network, Settings
+from mmkd.config import Network, Settings, Teachers
 from mmkd.plan import PADDING, Plan, chosen_share
 from mmkd.reader import PADDED, REAL, Block, read_unit
 from mmkd.runs import write_json
@@ -37,7 +37,7 @@ class Work:
         network: the one in training.
         teachers: model folders of the ensemble; empty: no teachers, or none but in the bank.
         teacher_names: short names of the ensemble's members.
-        teacher_modalities: what the teachers see.
+        teacher_modalities: what each teacher sees.
         bank: where their answers are kept; None: nowhere.
         run_folder: where the run leaves its records.
     """
@@ -143,15 +143,32 @@ def leave_failure(run_folder: str, error: Exception) -> None:
 
 
 class TeacherStage:
-    """The ensemble on the blocks of the phases that teachers take part in, as far as no bank answered; the others
-    pass."""
+    """Teachers on the blocks of the phases that they take part in, as far as no bank answered; the others pass.
 
-    def __init__(self, work: Work):
+    Args:
+        pool: name of the pool whose teachers are asked; None: all are.
+    """
+
+    def __init__(self, work: Work, pool: str | None = None):
         heads = cached_dataset(work.data_folder).heads
         self.plan, self.run_folder = work.plan, work.run_folder
-        loss = work.settings.loss
+        loss, teachers = work.settings.loss, work.settings.teachers
         feature = (loss.feature_teacher, loss.feature_teacher_layer) if loss.feature_weight else None
-        self.ensemble = make_ensemble(work.settings, work.teachers, heads, (work.network.modality,), feature)
+        members, later = None, list[int]()
+        if pool is not None:
+            pools = teachers.members(work.teacher_names)
+            teachers, members = teachers.each_pool()[pool], pools[pool]
+            after = list(pools)[list(pools).index(pool) + 1 :]
+            later = [number for name in after for number in pools[name]]
+        self.ensemble = make_ensemble(
+            teachers,
+            work.teachers,
+            heads,
+            (work.network.modality,),
+            feature,
+            members=members,
+            later=sorted({work.teacher_modalities[number] for number in later}),
+        )
 
     def __call__(self, block: Block) -> Block:
         if self.plan.step(int(block["step"][0])).phase == "val":
@@ -164,19 +181,20 @@ class TeacherStage:
 
 
 def make_ensemble(
-    settings: Settings,
+    teachers: Teachers,
     folders: Sequence[str],
     heads: dict[str, list[str]],
     keep: Sequence[str] = (),
     feature: tuple[str, str] | None = None,
     each_view: int = 0,
+    members: Sequence[int] | None = None,
+    later: Sequence[str] = (),
 ) -> "Ensemble":
-    """The models of an ensemble in this process, on the device that the settings give teachers; see there."""
+    """The models of an ensemble in this process, on the device that the settings give them; see there."""
     import torch
 
     from mmkd.teachers import Ensemble
 
-    teachers = settings.teachers
     return Ensemble(
         folders,
         heads,
@@ -188,6 +206,8 @@ def make_ensemble(
         keep=keep,
         feature=feature,
         each_view=each_view,
+        members=members,
+        later=later,
     )
 
 
@@ -227,22 +247,29 @@ def build_dataset(work: Work, start: int, num_workers: int) -> Any:
     resources = work.settings.resources
     units = range(start * num_workers, work.plan.num_steps * num_workers)
     dataset = read_units(
-        partial(read, work, num_workers), units, readers=resources.readers, num_cpus=resources.cpus_per_reader
+        partial(read, work, num_workers),
+        units,
+        readers=resources.readers,
+        num_cpus=resources.cpus_per_reader,
+        labels=resources.reader_labels,
     )
     if work.live_teachers:
-        dataset = in_teacher_pool(dataset, work.settings, TeacherStage, {"work": work}, work.plan.share(num_workers))
+        for name, pool in work.settings.teachers.each_pool().items():
+            arguments = {"work": work, "pool": name}
+            dataset = in_teacher_pool(dataset, pool, TeacherStage, arguments, work.plan.share(num_workers))
     return dataset
 
 
 def in_teacher_pool(
-    dataset: Any, settings: Settings, stage: type, arguments: dict[str, Any], rows: int, actors: int = 0
+    dataset: Any, teachers: Teachers, stage: type, arguments: dict[str, Any], rows: int, actors: int = 0
 ) -> Any:
     """Pass whole blocks, of `rows` rows each, through a pool of actors that hold an ensemble; `actors` 0: as many as
-    the settings give the teachers of a training."""
+    the settings give it."""
     from ray.data import ActorPoolStrategy
 
-    teachers = settings.teachers
-    extra = {"accelerator_type": teachers.accelerator_type} if teachers.accelerator_type else {}
+    extra: dict[str, Any] = {"accelerator_type": teachers.accelerator_type} if teachers.accelerator_type else {}
+    if teachers.labels:
+        extra["label_selector"] = teachers.labels
     return dataset.map_batches(
         stage,
         fn_constructor_kwargs=arguments,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmkd.config import Resources
 from mmkd.pipeline import Work, build_dataset, configure_context, leave_failure
 from mmkd.reader import Block
 from mmkd.worker import run_worker, start_position
@@ -26,17 +27,12 @@ def train_on_ray(work: Work, run: Path, facts: dict[str, Any], threads: int, in_
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    resources, failure = work.settings.resources, run / "failure.json"
+    failure = run / "failure.json"
     failure.unlink(missing_ok=True)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"work": work, "run": str(run), "facts": facts, "threads": threads},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=resources.workers,
-            use_gpu=resources.use_gpu,
-            resources_per_worker={"CPU": resources.cpus_per_worker, **({"GPU": 1} if resources.use_gpu else {})},
-            accelerator_type=resources.accelerator_type or None,
-        ),
+        scaling_config=ray.train.ScalingConfig(**_scaling(work.settings.resources)),
         run_config=ray.train.RunConfig(
             name="ray",
             storage_path=str(run),
@@ -51,6 +47,18 @@ def train_on_ray(work: Work, run: Path, facts: dict[str, Any], threads: int, in_
     finally:
         if failure.is_file():
             raise ValueError(json.loads(failure.read_text())["error"])
+
+
+def _scaling(resources: Resources) -> dict[str, Any]:
+    """What Ray Train is told of the workers: their number, or the least and the most of them, and where they may be."""
+    most = resources.workers
+    return {
+        "num_workers": (resources.min_workers, most) if resources.min_workers else most,
+        "use_gpu": resources.use_gpu,
+        "resources_per_worker": {"CPU": resources.cpus_per_worker, **({"GPU": 1} if resources.use_gpu else {})},
+        "accelerator_type": resources.accelerator_type or None,
+        "label_selector": resources.labels or None,
+    }
 
 
 def _tell_tune() -> list[Any]:

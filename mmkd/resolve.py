@@ -66,7 +66,9 @@ def plan_student(settings: Settings, folders: tuple[str, ...]) -> tuple[Work, di
         _, weigh = teach_and_weigh(settings)
         if not len(weigh):
             raise SettingsError("no clip is held out to weigh the teachers on; raise data.weigh_share.")
-    seen = tuple(dict.fromkeys(description["modality"] for description in descriptions))
+    if folders:
+        settings.teachers.members(tuple(hashes))  # raises where pools do not fit the teachers
+    seen = tuple(description["modality"] for description in descriptions)
     plan = _plan(settings, np.flatnonzero(chosen_share(train.clip_ids, data.train_share)), weigh)
     work = Work(settings, settings.data_folder(), plan, settings.student, folders, tuple(hashes), seen)
     return work, hashes

@@ -25,6 +25,8 @@ FREE_TO_CHANGE = (
     "teachers.actors",
     "teachers.num_",
     "teachers.accelerator_type",
+    "teachers.labels",
+    "teachers.pools",
     "teachers.threads",
     "teachers.retrain",
     "teachers.mode",

@@ -87,12 +87,17 @@ def per_sample_weights(losses: Tensor, known: Tensor, weights: Tensor, gamma: fl
 
 
 class Ensemble:
-    """All teachers in one process; a call turns a block with modalities into one with RGB and logits only.
+    """Teachers in one process, all or some; a call turns a block with modalities into one with RGB and logits only.
 
     The logits stay apart, `teacher_logits/HEAD` float32 [rows, teachers, classes], and unweighted, so that weighting,
     gamma and temperature are settings of the training. `teacher_present` bool [rows, teachers] says who answered. Rows
-    that a bank answered for (`banked`) keep its answers.
+    that a bank answered for (`banked`) keep its answers, and so do teachers that another process asked before.
     Where `feature` names a teacher and a layer, `teacher_features` float32 [rows, width] is its output.
+
+    Args:
+        members: numbers of the teachers that are asked here; None: all.
+        keep: columns that go on to the student.
+        later: modalities that teachers see who are asked elsewhere after this.
 
     Logits are averaged over test views, unless `each_view`, the number of them, is not 0: `teacher_logits/HEAD` is then
     [rows, teachers, views, classes], and who asked looks whether they are finite.
@@ -110,39 +115,44 @@ class Ensemble:
         keep: Sequence[str] = ("rgb",),
         feature: tuple[str, str] | None = None,
         each_view: int = 0,
+        members: Sequence[int] | None = None,
+        later: Sequence[str] = (),
     ):
         torch.set_num_threads(threads)
         self.device = torch.device(device)
-        self.models = [load_model(folder, self.device) for folder in folders]
         self.names = teacher_names(folders)
+        members = range(len(folders)) if members is None else members
+        self.models = {number: load_model(folders[number], self.device) for number in members}
         self.heads = {head: len(classes) for head, classes in heads.items()}
-        self.columns = [
-            {head: class_columns(model.spec.heads[head], classes) for head, classes in heads.items()}
-            for model in self.models
-        ]
+        self.columns = {
+            number: {head: class_columns(model.spec.heads[head], classes) for head, classes in heads.items()}
+            for number, model in self.models.items()
+        }
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
         self.autocast_dtype = dtype if self.device.type == "cuda" else None
         self.batch_size = batch_size
-        self.keep = tuple(keep)
+        self.keep = (*keep, *later, *(f"has/{modality}" for modality in later))
+        self.keep_parts = tuple(f"{modality}/" for modality in later)
         self.each_view = each_view
         self.tap, self.tapped = None, -1
-        if feature is not None:
+        if feature is not None and self.names.index(feature[0]) in self.models:
             self.tapped = self.names.index(feature[0])
             self.feature_width = layer_width(self.models[self.tapped], feature[1])
             self.tap = LayerTap(self.models[self.tapped], feature[1])
 
     def __call__(self, block: Block) -> Block:
-        rows, teachers = len(block["status"]), len(self.models)
+        rows, teachers = len(block["status"]), len(self.names)
         lead = (rows, teachers, self.each_view) if self.each_view else (rows, teachers)
         logits = {head: np.zeros((*lead, n), np.float32) for head, n in self.heads.items()}
         present, asked = np.zeros((rows, teachers), bool), block["status"] == REAL
-        if "banked" in block:
-            asked &= ~block["banked"]
+        if "teacher_present" in block:  # a bank or another pool answered
             present |= block["teacher_present"]
             for head, values in logits.items():
                 values += block[f"teacher_logits/{head}"]
+        if "banked" in block:
+            asked &= ~block["banked"]
         features = np.zeros((rows, self.feature_width), np.float32) if self.tap else None
-        for number, model in enumerate(self.models):
+        for number, model in self.models.items():
             answered = block.get(f"has/{model.modality}", np.zeros(rows, bool)) & asked
             for chunk in np.array_split(np.flatnonzero(answered), -(-int(answered.sum()) // self.batch_size) or 1):
                 if not len(chunk):
@@ -152,8 +162,8 @@ class Ensemble:
                 if self.tap is not None and features is not None and number == self.tapped:
                     features[chunk] = self.tap.take().float().cpu().numpy()
             present[answered, number] = True
-        small = ("step", "rank", "clip", "view", "status", "banked")
-        parts = ("label/", "mix/", "mix_label/")
+        small = ("step", "rank", "clip", "view", "status", "banked", "teacher_features", "feature_present")
+        parts = ("label/", "mix/", "mix_label/", *self.keep_parts)
         kept = {name: block[name] for name in block if name in (*small, *self.keep) or name.startswith(parts)}
         kept |= {f"teacher_logits/{head}": values for head, values in logits.items()}
         if features is not None:

@@ -4,7 +4,7 @@ A source of its own rather than `range(...).map_batches(...)`, because Ray gives
 for each task and does not fuse it with a stage that asks for less: on two cores that waits for ever.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -33,10 +33,21 @@ class Units(Datasource):
         return [ReadTask(partial(_block, self._read, unit), unknown) for unit in self._units]
 
 
-def read_units(read: Callable[[int], Columns], units: Sequence[int], *, readers: int, num_cpus: float) -> Any:
-    """A lazy Ray dataset of one block a unit, at most `readers` being read at a time."""
+def read_units(
+    read: Callable[[int], Columns],
+    units: Sequence[int],
+    *,
+    readers: int,
+    num_cpus: float,
+    labels: Mapping[str, str] | None = None,
+) -> Any:
+    """A lazy Ray dataset of one block a unit, at most `readers` being read at a time, on nodes that have the labels."""
     return ray.data.read_datasource(
-        Units(read, units), override_num_blocks=len(units), concurrency=readers, num_cpus=num_cpus
+        Units(read, units),
+        override_num_blocks=len(units),
+        concurrency=readers,
+        num_cpus=num_cpus,
+        ray_remote_args={"label_selector": dict(labels)} if labels else None,
     )
 
 

@@ -113,6 +113,18 @@ def test_features_of_a_teachers_layer_come_with_its_answers(home):
         Ensemble(folders(home), HEADS, feature=("flow", "backbone.blocks.9"))
 
 
+def test_teachers_asked_one_after_the_other_answer_as_all_at_once(home):
+    block = block_of(home, [4, 5, PADDING])
+    block["has/flow"][1] = False
+    feature = ("flow", "backbone")
+    together = Ensemble(folders(home), HEADS, feature=feature)(block)
+    first = Ensemble(folders(home), HEADS, feature=feature, members=[2, 0], later=["flow"])(block)
+    assert {"flow", "has/flow", "rgb"} <= set(first) and "boxes/boxes" not in first
+    apart = Ensemble(folders(home), HEADS, feature=feature, members=[1])(first)
+    assert set(apart) == set(together)
+    assert all(np.array_equal(apart[name], together[name]) for name in together)
+
+
 def judged(good: list[float], **options):
     """Teachers that are right on a share of 200 clips of two classes, and sure of it to the same degree."""
     n = 200

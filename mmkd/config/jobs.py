@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mmkd.config.base import Part, Positive, Section, Share
 
@@ -70,6 +70,9 @@ class Resources(Section):
 
     workers: Positive = 1
     """Student workers (Ray Train, DDP)."""
+    min_workers: Annotated[int, Field(ge=0)] = 0
+    """Elastic training: begin, and go on, with as few as this many workers where there is no room for all of them, and
+    take in more when there is. The global batch stays what it is. 0: all or none."""
     use_gpu: bool = False
     """One GPU per student worker."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
@@ -78,10 +81,14 @@ class Resources(Section):
     """Threads per student worker; 0: the machine's cores divided by its workers, teacher actors and a reader."""
     accelerator_type: str = ""
     """Kind of accelerator the workers need; empty: any."""
+    labels: dict[str, str] = {}
+    """Labels of the nodes that the workers may run on, as {"mmkd/role": "student"}; empty: any."""
     readers: Positive = 2
     """Reading and decoding tasks at a time."""
     cpus_per_reader: Annotated[float, Field(gt=0)] = 0.25
     """CPUs that a reading task reserves."""
+    reader_labels: dict[str, str] = {}
+    """Labels of the nodes that reading tasks may run on; empty: any."""
     prefetch: Positive = 4
     """Blocks that each worker fetches ahead."""
     object_store_mb: Positive = 1000
@@ -90,3 +97,14 @@ class Resources(Section):
     """CPUs of a Ray started by the job itself; 0: those of the machine. A running cluster keeps its own count."""
     num_gpus: Annotated[int, Field(ge=0)] = 0
     """GPUs of a Ray started by the job itself; 0: those of the machine."""
+    wait_for_resources: bool = False
+    """Wait until the cluster has what the job reserves, free of other jobs, instead of being refused where it has not;
+    also as --wait-for-resources."""
+
+    @model_validator(mode="after")
+    def _elastic(self) -> "Resources":
+        if self.min_workers > self.workers:
+            raise ValueError(
+                f"resources.min_workers {self.min_workers} is more than resources.workers {self.workers}, the most"
+            )
+        return self

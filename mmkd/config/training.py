@@ -1,10 +1,11 @@
 """Settings of what is trained: views, networks, teachers, loss and optimisation."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from mmkd.config.base import Modality, Positive, Section, Share
+from mmkd.config.base import Modality, Positive, Section, SettingsError, Share
 
 
 class Views(Section):
@@ -89,6 +90,19 @@ class Network(Section):
     """Train the classifiers only."""
 
 
+POOL_FIELDS = (
+    "actors",
+    "num_cpus",
+    "num_gpus",
+    "accelerator_type",
+    "labels",
+    "threads",
+    "batch_size",
+    "precision",
+)
+"""What the pools of teachers.pools may have otherwise than the section."""
+
+
 class Teachers(Section):
     """The ensemble that teaches."""
 
@@ -111,6 +125,13 @@ class Teachers(Section):
     """GPUs that an actor reserves; a share of one is possible. Above 0 the teachers run on cuda."""
     accelerator_type: str = ""
     """Kind of accelerator the actors need, e.g. T4 or L4 (Ray's names); empty: any."""
+    labels: dict[str, str] = {}
+    """Labels of the nodes that the actors may run on, as {"mmkd/role": "teacher"}; empty: any."""
+    pools: dict[str, Any] = {}
+    """Several pools of actors one after the other, instead of one, each with some of the teachers, as
+    {"large": {"teachers": ["rgb"], "num_gpus": 1, "accelerator_type": "A10G"}, "small": {"teachers": ["audio"]}}.
+    What a pool does not say (actors, num_cpus, num_gpus, accelerator_type, labels, threads, batch_size, precision) is
+    as in this section. YAML is the better place."""
     threads: Positive = 1
     """Threads per actor."""
     batch_size: Positive = 32
@@ -130,6 +151,47 @@ class Teachers(Section):
     """What a training does when answers cannot be kept, e.g. on a full disk: stop, or go on without."""
     retrain: bool = False
     """Train the built-in teachers anew on this data set first, instead of taking the shipped ones."""
+
+    @model_validator(mode="after")
+    def _pools(self) -> "Teachers":
+        known = ("teachers", *POOL_FIELDS)
+        for name, pool in self.pools.items():
+            if not isinstance(pool, dict):
+                raise ValueError(f"teachers.pools.{name} is {pool!r}; it must say which teachers it has, and what else")
+            if unknown := sorted(set(pool) - set(known)):
+                raise ValueError(f"teachers.pools.{name} has {', '.join(unknown)}; a pool may have {', '.join(known)}")
+            if not pool.get("teachers"):
+                raise ValueError(f"teachers.pools.{name} names no teachers")
+            Teachers.model_validate({field: pool[field] for field in POOL_FIELDS if field in pool})
+        return self
+
+    def each_pool(self) -> "dict[str, Teachers]":
+        """Name of each pool of actors to its settings."""
+        if not self.pools:
+            return {"teachers": self}
+        return {
+            name: self.model_copy(update={field: pool[field] for field in POOL_FIELDS if field in pool} | {"pools": {}})
+            for name, pool in self.pools.items()
+        }
+
+    def members(self, names: Sequence[str]) -> dict[str, list[int]]:
+        """Name of each pool to the numbers of its teachers.
+
+        Args:
+            names: of all teachers, in order.
+
+        Raises:
+            SettingsError: a pool has a teacher that there is not, or a teacher is in no pool or in several.
+        """
+        if not self.pools:
+            return {"teachers": list(range(len(names)))}
+        placed = [name for pool in self.pools.values() for name in pool["teachers"]]
+        if sorted(placed) != sorted(names):
+            raise SettingsError(
+                f"teachers.pools has {', '.join(placed)}; each teacher must be in one pool, and they are "
+                f"{', '.join(names)}."
+            )
+        return {name: [names.index(each) for each in pool["teachers"]] for name, pool in self.pools.items()}
 
     @property
     def only_in_bank(self) -> bool:

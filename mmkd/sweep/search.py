@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from mmkd.cluster import check_fits, needs
 from mmkd.config import Settings
+from mmkd.resources import check_fits, needs
 from mmkd.sweep.space import SearchSpace
 
 MEASURES = {"accuracy": "max", "ece": "min"}

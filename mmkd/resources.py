@@ -1,0 +1,186 @@
+"""What a job reserves, compared with what the cluster has or can grow to, before anything starts."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmkd.config import Settings, SettingsError
+from mmkd.progress import say
+
+KINDS = ("CPU", "GPU")
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Processes that each reserve the same, on one node each.
+
+    Attributes:
+        what: the setting that asks for them.
+        accelerator_type, labels: of the nodes that will do; empty: any.
+    """
+
+    what: str
+    count: int
+    CPU: float
+    GPU: float = 0.0
+    accelerator_type: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def each(self, kind: str) -> float:
+        return float(getattr(self, kind))
+
+    def fits_on(self, node: "Node") -> bool:
+        """Whether a node is of the right sort; where its labels are not known, it may be."""
+        typed = not self.accelerator_type or f"accelerator_type:{self.accelerator_type}" in node.resources
+        labelled = node.labels is None or all(node.labels.get(key) == value for key, value in self.labels.items())
+        return typed and labelled
+
+    @property
+    def where(self) -> str:
+        said = [self.accelerator_type] if self.accelerator_type else []
+        return " ".join([*said, *(f"{key}={value}" for key, value in self.labels.items())])
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node, or `count` alike that an autoscaler may have, whose labels are not known (None)."""
+
+    resources: Mapping[str, float]
+    labels: Mapping[str, str] | None = None
+    count: int = 1
+
+
+def demands(settings: Settings, teachers: int) -> list[Demand]:
+    """What a training reserves; `teachers`: number of live ones."""
+    resources = settings.resources
+    workers, name = resources.workers, "resources.workers"
+    if resources.min_workers:
+        workers, name = resources.min_workers, "resources.min_workers"
+    gpus = float(resources.use_gpu)
+    found = [Demand(name, workers, resources.cpus_per_worker, gpus, resources.accelerator_type, resources.labels)]
+    for pool, own in settings.teachers.each_pool().items() if teachers else ():
+        what = f"teachers.pools.{pool}" if settings.teachers.pools else "teachers.actors"
+        found.append(Demand(what, own.actors, own.num_cpus, own.num_gpus, own.accelerator_type, own.labels))
+    return [*found, Demand("one reader", 1, resources.cpus_per_reader, 0.0, "", resources.reader_labels)]
+
+
+def needs(settings: Settings, teachers: int) -> dict[str, dict[str, float]]:
+    """Kind of resource to what needs it and how much."""
+    return {kind: _sum(demands(settings, teachers), kind) for kind in KINDS}
+
+
+def _sum(demands: Sequence[Demand], kind: str) -> dict[str, float]:
+    return {f"{each.what} {each.count} x {each.each(kind):g}": each.count * each.each(kind) for each in demands}
+
+
+def shortage(demands: Sequence[Demand], nodes: Sequence[Node]) -> str:
+    """Why the demands cannot all be met on the nodes, with the sums; empty where no sum forbids it."""
+    by_sort: dict[str, list[Demand]] = {"": list(demands)}
+    for each in demands:
+        if each.where:
+            by_sort.setdefault(each.where, []).append(each)
+    for sort, some in by_sort.items():
+        right = [node for node in nodes if not sort or some[0].fits_on(node)]
+        for kind in KINDS:
+            parts = {what: amount for what, amount in _sum(some, kind).items() if amount or not sort}
+            needed, there = sum(parts.values()), sum(node.count * node.resources.get(kind, 0.0) for node in right)
+            if needed > there + 1e-6:
+                on = f" on nodes with {sort}" if sort else ""
+                return f"the job needs {needed:g} {kind}s{on} ({' + '.join(parts)}) and the cluster has {there:g}"
+    for each in demands:
+        room = [node for node in nodes if each.fits_on(node)]
+        if not any(all(node.resources.get(kind, 0.0) + 1e-6 >= each.each(kind) for kind in KINDS) for node in room):
+            one = " and ".join(f"{each.each(kind):g} {kind}s" for kind in KINDS if each.each(kind))
+            return f"one process of {each.what} needs {one} and no node of the cluster{_with(each)} has that"
+    return ""
+
+
+def _with(demand: Demand) -> str:
+    return f" with {demand.where}" if demand.where else ""
+
+
+def check_fits(settings: Settings, teachers: int, have: Mapping[str, float] | None = None) -> None:
+    """Refuse a job that needs more than there is or can be, with the sum; or wait for it where the settings say so.
+
+    Args:
+        have: CPUs and GPUs of a machine; None: the cluster that this process has joined is asked.
+
+    Raises:
+        SettingsError: the needs exceed them.
+    """
+    asked = demands(settings, teachers)
+    if have is None and settings.resources.wait_for_resources:
+        _wait(asked, settings.run.progress_seconds)
+        return
+    nodes = cluster_nodes() if have is None else [Node(have)]
+    groups = autoscaler_groups() if have is None else []
+    if problem := shortage(asked, at_most(nodes, groups)):
+        grown = " when it has grown to its most" if groups else ""
+        raise SettingsError(
+            f"{problem}{grown}; lower these settings, or give it more (--wait-for-resources waits for that)."
+        )
+    if problem := shortage(asked, nodes):
+        say(f"{problem} now; it can grow, and the job waits for that")
+
+
+def _wait(asked: Sequence[Demand], every: float) -> None:
+    """Return when the cluster has the resources, free of other jobs."""
+    import ray
+
+    said = 0.0
+    while True:
+        free = [Node({kind: ray.available_resources().get(kind, 0.0) for kind in KINDS}, None)]
+        any_sort = [Demand(each.what, each.count, each.CPU, each.GPU) for each in asked]
+        problem = shortage(asked, cluster_nodes())
+        if not problem and not (problem := shortage(any_sort, free).replace("has", "has free")):
+            return
+        if time.monotonic() - said >= every:
+            said = time.monotonic()
+            say(f"waiting for resources: {problem}")
+        time.sleep(1.0)
+
+
+def cluster_nodes() -> list[Node]:
+    """The nodes of the cluster that this process has joined."""
+    import ray
+
+    return [Node(node["Resources"], node.get("Labels", {})) for node in ray.nodes() if node["Alive"]]
+
+
+def at_most(nodes: Sequence[Node], groups: Sequence[Node]) -> list[Node]:
+    """The nodes of a cluster that has grown to its most.
+
+    Args:
+        nodes: that it has.
+        groups: that its autoscaler knows, each with its largest number; nodes like those of a group are of it.
+    """
+    sizes = [[group.resources.get(kind, 0.0) for kind in KINDS] for group in groups]
+    others = [node for node in nodes if [node.resources.get(kind, 0.0) for kind in KINDS] not in sizes]
+    return [*others, *groups]
+
+
+def autoscaler_groups() -> list[Node]:
+    """Groups of nodes in the configuration of the cluster's autoscaler; none where it has none."""
+    import ray._private.state
+
+    config: Any = ray._private.state.state.get_cluster_config()
+    groups = config.node_group_configs if config is not None else ()
+    # -1 is no limit
+    return [
+        Node(dict(group.resources), None, group.max_count if group.max_count >= 0 else 10**6)
+        for group in groups
+        if group.max_count
+    ]
+
+
+def this_machine(settings: Settings) -> dict[str, float]:
+    """CPUs and GPUs of a Ray that the job would start itself."""
+    import torch
+
+    resources = settings.resources
+    return {
+        "CPU": float(resources.num_cpus or os.cpu_count() or 1),
+        "GPU": float(resources.num_gpus or torch.cuda.device_count()),
+    }
