@@ -35,7 +35,7 @@ class Meter:
         self.workers = workers
         self.start = self.mark = time.monotonic()
         self.wait = self.mark_wait = 0.0
-        self.clips = self.mark_clips = self.mark_taught = self.steps = 0
+        self.clips = self.mark_clips = self.mark_taught = self.mark_replayed = self.steps = self.mark_steps = 0
         self.epoch_start, self.epoch_wait, self.epoch_clips = self.start, 0.0, 0
         self.first_wait = 0.0
         self.read = self.computed = self.replayed = 0
@@ -73,6 +73,7 @@ class Meter:
         if step.phase != "val" and "teacher_present" in block:
             computed, replayed = answered(block)
             self.mark_taught += computed
+            self.mark_replayed += replayed
             self.computed += computed
             self.replayed += replayed
 
@@ -82,10 +83,13 @@ class Meter:
         rates: dict[str, float] = {
             "clips_per_second": self.workers * (self.clips - self.mark_clips) / elapsed,
             "teacher_clips_per_second": self.workers * self.mark_taught / elapsed,
+            "bank_clips_per_second": self.workers * self.mark_replayed / elapsed,
             "wait_share": (self.wait - self.mark_wait) / elapsed,
+            "step_seconds": (elapsed - self.wait + self.mark_wait) / max(self.steps - self.mark_steps, 1),
             "seconds_left": (plan.num_steps - position - 1) * (now - self.start) / max(self.steps, 1),
         }
-        self.mark, self.mark_wait, self.mark_clips, self.mark_taught = now, self.wait, self.clips, 0
+        self.mark, self.mark_wait, self.mark_clips, self.mark_steps = now, self.wait, self.clips, self.steps
+        self.mark_taught = self.mark_replayed = 0
         return rates
 
     def epoch(self) -> dict[str, float]:

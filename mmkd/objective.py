@@ -1,4 +1,7 @@
-"""The objective: what each row of a block is to be taught, and the loss terms of a student's answer to it."""
+"""The objective: what each row of a block is to be taught, and the loss terms of a student's answer to it.
+
+Beside the loss it measures how often the student's class is the ensemble's.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -50,6 +53,8 @@ class Targets:
 
 class Objective:
     """Terms of the loss, by name: `kd/HEAD`, `ce/HEAD` and `feature`; it begins as in the first step of a training.
+
+    `agreement/HEAD`, of heads with one class a clip, is measured with them and has no weight.
 
     Attributes:
         heads: those whose weight is not 0.
@@ -118,7 +123,7 @@ class Objective:
         counts |= {f"ce/{head}": _labelled(targets, head).sum() for head in self.heads}
         if "feature" in self.weights:
             counts["feature"] = zero if targets.featured is None else targets.featured.sum()
-        return counts
+        return counts | {f"agreement/{head}": counts[f"kd/{head}"] for head in self._compared(targets)}
 
     def rows(self, output: Mapping[str, Tensor], targets: Targets) -> dict[str, Tensor]:
         """Term to its value for each row, float32 [rows]; 0 where it does not apply."""
@@ -137,19 +142,28 @@ class Objective:
                 )
                 terms[f"kd/{head}"] = torch.where(targets.taught[head], kd, 0.0)
             terms[f"ce/{head}"] = _label_term(logits, targets, head, loss.label_smoothing)
+        for head in self._compared(targets):
+            same = output[head].detach().argmax(dim=1) == targets.teacher[head].argmax(dim=1)
+            terms[f"agreement/{head}"] = (same & targets.taught[head]).float()
         if targets.features is not None and targets.featured is not None:
             each = feature_per_row(output[FeatureStudent.FEATURES].float(), targets.features, loss.feature_kind)
             terms["feature"] = torch.where(targets.featured, each, 0.0)
         return terms
 
     def record(self, means: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Loss and its kinds of terms from each term's mean over the rows that it applies to."""
+        """Loss, its kinds of terms, and the share of rows in which student and ensemble agree, from each term's mean
+        over the rows that it applies to."""
         record = {"loss": torch.stack([self.weights[term] * means[term] for term in self.weights]).sum()}
         for kind in ("kd", "ce", "feature"):
             parts = [share * means[term] for term, share in self.shares.items() if term.split("/")[0] == kind]
             if parts:
                 record[kind] = torch.stack(parts).sum()
-        return record
+        agreement = [mean for term, mean in means.items() if term.startswith("agreement/")]
+        return record | ({"agreement": torch.stack(agreement).mean()} if agreement else {})
+
+    def _compared(self, targets: Targets) -> list[str]:
+        """Heads in which student and ensemble each have one class."""
+        return [head for head in self.heads if targets.teacher and targets.labels[head].ndim == 1]
 
     def _weights(self, held_out: Tensor, answers: Tensor, targets: Targets, head: str) -> Tensor:
         teachers = self.settings.teachers

@@ -121,7 +121,8 @@ def _train_step(fit: Fit, step: Step, block: Block, real: np.ndarray) -> dict[st
         later = getattr(fit.network, "no_sync", nullcontext) if part is not parts[-1] else nullcontext
         with later():
             each = _row_losses(fit, block, rows[part], targets.take(torch.from_numpy(part).to(fit.device)))
-            weighted = [fit.objective.weights[term] * value.sum() / counts[term] for term, value in each.items()]
+            weights = fit.objective.weights
+            weighted = [weights[term] * each[term].sum() / counts[term] for term in each if term in weights]
             fit.updater.backward(torch.stack(weighted).sum() * world_size())
         losses.append({term: value.detach() for term, value in each.items()})
     zero = torch.zeros((), device=fit.device)

@@ -74,12 +74,25 @@ def test_rows_without_label_or_teacher_or_that_are_padding_count_nowhere(tmp_pat
     real = np.array([True, True, True, True, True, False])
     targets = objective.targets(block, np.arange(6), real, WEIGHTS)
     counts = {term: int(count) for term, count in objective.counts(targets).items()}
-    assert counts == {"kd/verb": 4, "kd/noun": 4, "ce/verb": 4, "ce/noun": 5}
+    taught = {"kd/verb": 4, "kd/noun": 4, "agreement/verb": 4, "agreement/noun": 4}
+    assert counts == taught | {"ce/verb": 4, "ce/noun": 5}
     rows = objective.rows(output, targets)
     assert rows["ce/verb"][0] == 0 and rows["kd/verb"][1] == 0 and rows["kd/verb"][0] != 0
     assert all(values[5] == 0 for values in rows.values())
     some = objective.rows({h: x[2:4] for h, x in output.items()}, targets.take(torch.tensor([2, 3])))
     assert all(torch.equal(some[term], rows[term][2:4]) for term in rows)
+
+
+def test_agreement_is_the_share_of_taught_rows_with_the_ensembles_class(tmp_path):
+    block, output = a_block(), answer()
+    block["teacher_present"][5] = False
+    record, _ = loss_of(objective_of(tmp_path), block, output)
+    shares = []
+    for head, weights in WEIGHTS.items():
+        ensemble = torch.einsum("rtc,t->rc", torch.from_numpy(block[f"teacher_logits/{head}"]), weights)
+        shares.append((ensemble.argmax(dim=1) == output[head].argmax(dim=1))[:5].float().mean().item())
+    assert 0 < sum(shares) < 2 and record["agreement"].item() == pytest.approx(sum(shares) / 2)
+    assert "agreement" not in loss_of(objective_of(tmp_path), block, output, weights={})[0]
 
 
 def test_distillation_head_weights_reach_the_distillation_term_only(tmp_path):
