@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-fast lint teachers clean
+.PHONY: setup demo test test-fast test-faults lint teachers clean
 
 setup: .venv/ready
 
@@ -15,12 +15,17 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/python rayjobs/demo.py
 
-test: lint
-	$(BIN)/pytest
+# What needs no Ray runs on all cores; Ray shares them out itself.
+test: lint test-fast
+	$(BIN)/pytest -m "(ray or slow) and not faults"
 
-# Without Ray, on all cores: the inner loop.
+# The inner loop.
 test-fast: setup
 	$(BIN)/pytest -m "not ray and not slow" -n auto
+
+# Processes and nodes are killed, disks filled, teachers hung (about ten minutes).
+test-faults: setup
+	$(BIN)/pytest -m faults
 
 lint: setup
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ SHORT = {
     "--dry-run": "--run.dry_run",
     "--dry_run": "--run.dry_run",
     "--wait-for-resources": "--resources.wait_for_resources",
+    "--profile": "--run.profile",
     "--check": "--pack.check",
     "--space": "--sweep.space",
     "--model": "--evaluate.models",

@@ -24,6 +24,7 @@ from mmkd.resources import check_fits
 from mmkd.run_report import write_run_report
 from mmkd.runs import RunFolder, read_epochs
 from mmkd.storage import is_file, join, name_of
+from mmkd.telemetry.boards import check_tracker
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -123,6 +124,8 @@ def _carry_out(work: Work, teacher_hashes: dict[str, str], kind: str, report: Re
     """Train in the run folder, or say that it is done already."""
     settings, dataset = work.settings, cached_dataset(work.data_folder)
     identity = {"kind": kind, "data": dataset.fingerprint, "teachers": teacher_hashes}
+    if settings.run.tracker:
+        check_tracker(settings.run.tracker)
     with RunFolder(run_folder(work, kind)) as run:
         work = replace(work, run_folder=str(run.path))
         run.claim(settings, identity)

@@ -22,6 +22,8 @@ from mmkd.plan import PADDING, Plan, chosen_share
 from mmkd.reader import PADDED, REAL, Block, read_unit
 from mmkd.runs import write_json
 from mmkd.shards import NO_LABEL, Dataset, Manifest, open_dataset, read_manifest
+from mmkd.telemetry import TeacherMetrics
+from mmkd.watchdog import HANGS, Watchdog
 
 if TYPE_CHECKING:
     from mmkd.teachers import Ensemble
@@ -169,13 +171,19 @@ class TeacherStage:
             members=members,
             later=sorted({work.teacher_modalities[number] for number in later}),
         )
+        self.pool = pool or "teachers"
+        self.ensemble.observe = TeacherMetrics(Path(work.run_folder).name, self.pool)
+        # In this process a debugger may stop where it likes.
+        self.watchdog = Watchdog(teachers.timeout_seconds if pool else 0, Path(work.run_folder) / HANGS)
 
     def __call__(self, block: Block) -> Block:
-        if self.plan.step(int(block["step"][0])).phase == "val":
+        step = int(block["step"][0])
+        if self.plan.step(step).phase == "val":
             return block
         try:
-            return self.ensemble(block)
-        except FloatingPointError as error:
+            with self.watchdog.over(f"the answer of teacher pool {self.pool} to step {step} of the plan"):
+                return self.ensemble(block)
+        except (FloatingPointError, TimeoutError) as error:
             leave_failure(self.run_folder, error)
             raise
 
@@ -234,6 +242,7 @@ def configure_context(settings: Settings) -> None:
     context.target_max_block_size = None
     context.execution_options.preserve_order = True
     context.execution_options.locality_with_output = False
+    context.execution_no_progress_timeout_s = settings.resources.no_progress_seconds
     context.enable_progress_bars = False
     context.enable_rich_progress_bars = False
     if not settings.run.ray_logs:
@@ -256,7 +265,8 @@ def build_dataset(work: Work, start: int, num_workers: int) -> Any:
     if work.live_teachers:
         for name, pool in work.settings.teachers.each_pool().items():
             arguments = {"work": work, "pool": name}
-            dataset = in_teacher_pool(dataset, pool, TeacherStage, arguments, work.plan.share(num_workers))
+            stage = type(f"Pool_{name}", (TeacherStage,), {})  # the dashboard shows a stage by its class
+            dataset = in_teacher_pool(dataset, pool, stage, arguments, work.plan.share(num_workers))
     return dataset
 
 

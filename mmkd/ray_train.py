@@ -11,6 +11,8 @@ from torch import nn
 from mmkd.config import Resources
 from mmkd.pipeline import Work, build_dataset, configure_context, leave_failure
 from mmkd.reader import Block
+from mmkd.telemetry.profile import save_timeline
+from mmkd.watchdog import HANGS
 from mmkd.worker import run_worker, start_position
 
 
@@ -29,13 +31,14 @@ def train_on_ray(work: Work, run: Path, facts: dict[str, Any], threads: int, in_
 
     failure = run / "failure.json"
     failure.unlink(missing_ok=True)
+    (run / HANGS).unlink(missing_ok=True)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"work": work, "run": str(run), "facts": facts, "threads": threads},
         scaling_config=ray.train.ScalingConfig(**_scaling(work.settings.resources)),
         run_config=ray.train.RunConfig(
-            name="ray",
-            storage_path=str(run),
+            name=run.name,
+            storage_path=str(run / "ray"),
             callbacks=_tell_tune() if in_trial else None,
             failure_config=ray.train.FailureConfig(max_failures=work.settings.run.max_restarts),
         ),
@@ -44,6 +47,8 @@ def train_on_ray(work: Work, run: Path, facts: dict[str, Any], threads: int, in_
     )
     try:
         trainer.fit()
+        if work.settings.run.profile:
+            save_timeline(run / "profile")
     finally:
         if failure.is_file():
             raise ValueError(json.loads(failure.read_text())["error"])
@@ -86,7 +91,7 @@ def _plan_config(work: Work, run: Path) -> Any:
         def configure(self, datasets: Any, world_size: int, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
             configure_context(work.settings)
             dataset = build_dataset(work, start_position(run), world_size)
-            dataset.set_name("mmkd")
+            dataset.set_name(run.name)
             return [{"plan": part} for part in dataset.streaming_split(world_size, equal=True, locality_hints=None)]
 
     return PlanDataConfig()

@@ -1,4 +1,4 @@
-"""What a training writes into its run folder: metrics, TensorBoard files, rejects, checkpoints, the best model."""
+"""What a training writes into its run folder: metrics, rejects, checkpoints, the best model; and its boards."""
 
 import json
 from collections.abc import Callable
@@ -7,12 +7,14 @@ from typing import Any
 
 from mmkd.checkpoint import Checkpoints, write_checkpoint
 from mmkd.competence import Competence
+from mmkd.config import Run
 from mmkd.fit import Fit
 from mmkd.models import save_model
 from mmkd.reader import Block
 from mmkd.report.predictions import Predictions
 from mmkd.runs import write_json
 from mmkd.shards import Manifest
+from mmkd.telemetry import make_boards
 from mmkd.workers import rank
 
 Report = Callable[[dict[str, Any]], None]
@@ -20,30 +22,25 @@ Report = Callable[[dict[str, Any]], None]
 
 
 class FolderRecorder:
-    """Writes on rank 0; of the other workers only what they saw.
-
-    Args:
-        keep: number of the newest checkpoints that are kept.
-    """
+    """Writes on rank 0; of the other workers only what they saw."""
 
     def __init__(
-        self, run: Path, manifests: dict[str, Manifest], facts: dict[str, Any], keep: int, report: Report | None
+        self, settings: Run, run: Path, manifests: dict[str, Manifest], facts: dict[str, Any], report: Report | None
     ):
         self.run, self.manifests, self.facts, self.report = run, manifests, facts, report
-        self.checkpoints = Checkpoints(run / "checkpoints", keep, self.notice)
+        self.checkpoints = Checkpoints(run / "checkpoints", settings.keep_checkpoints, self.notice)
         self.first = rank() == 0
-        if self.first:
-            from tensorboardX import SummaryWriter
+        self.boards = make_boards(settings, run, rank())
 
-            self.board = SummaryWriter(str(run / "tensorboard"))
+    def close(self) -> None:
+        for board in self.boards:
+            board.close()
 
     def train(self, row: dict[str, Any]) -> None:
         if self.first:
             self._append("metrics.jsonl", {"kind": "train", **row})
-            weights = ("temperature", "distill_weight", "label_weight")
-            for name in ("loss", "kd", "ce", "feature", "lr", *weights, "clips_per_second", "wait_share"):
-                if name in row:
-                    self.board.add_scalar(f"train/{name}", row[name], row["step"])
+        for board in self.boards:
+            board.train(row)
 
     def trace(self, row: dict[str, Any]) -> None:
         self._append(f"trace-{rank()}.jsonl", row)
@@ -56,7 +53,11 @@ class FolderRecorder:
         self._append("notices.jsonl", {"text": text})
 
     def broken(self, clips: list[tuple[str, int, str]]) -> None:
-        if self.first and clips:
+        if not self.first:
+            return
+        for board in self.boards:
+            board.broken(len(clips))
+        if clips:
             path = self.run / "rejects.jsonl"
             known = set(path.read_text().splitlines()) if path.is_file() else set()
             for split, clip, reason in clips:
@@ -83,11 +84,8 @@ class FolderRecorder:
             learnt = {**self.facts, "epoch": row["epoch"], "val": row["val"], "competence": fit.competence}
             save_model(fit.model, self.run / "best", learnt)
         self._append("metrics.jsonl", {"kind": "epoch", **row})
-        for head, values in row["val"].items():
-            for key in ("accuracy", "mean_average_precision", "ece", "nll"):
-                if key in values:
-                    self.board.add_scalar(f"val/{head}_{key}", values[key], row["epoch"])
-        self.board.flush()
+        for board in self.boards:
+            board.epoch(row)
         self.checkpoint(fit, row["position"], row["score"])
 
     def _predictions(self, fit: Fit, answers: Block) -> Predictions | None:

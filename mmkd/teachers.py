@@ -1,6 +1,7 @@
 """Teachers: how their answers are weighted and combined, and the ensemble that gives them on the fly."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -94,13 +95,16 @@ class Ensemble:
     that a bank answered for (`banked`) keep its answers, and so do teachers that another process asked before.
     Where `feature` names a teacher and a layer, `teacher_features` float32 [rows, width] is its output.
 
-    Args:
-        members: numbers of the teachers that are asked here; None: all.
-        keep: columns that go on to the student.
-        later: modalities that teachers see who are asked elsewhere after this.
-
     Logits are averaged over test views, unless `each_view`, the number of them, is not 0: `teacher_logits/HEAD` is then
     [rows, teachers, views, classes], and who asked looks whether they are finite.
+
+    Args:
+        keep: columns that go on to the student.
+        members: numbers of the teachers that are asked here; None: all.
+        later: modalities that teachers see who are asked elsewhere after this.
+
+    Attributes:
+        observe: told how many clips a teacher answered about, in how many seconds.
     """
 
     def __init__(
@@ -134,6 +138,7 @@ class Ensemble:
         self.keep = (*keep, *later, *(f"has/{modality}" for modality in later))
         self.keep_parts = tuple(f"{modality}/" for modality in later)
         self.each_view = each_view
+        self.observe: Callable[[str, int, float], None] = lambda teacher, clips, seconds: None
         self.tap, self.tapped = None, -1
         if feature is not None and self.names.index(feature[0]) in self.models:
             self.tapped = self.names.index(feature[0])
@@ -153,7 +158,7 @@ class Ensemble:
             asked &= ~block["banked"]
         features = np.zeros((rows, self.feature_width), np.float32) if self.tap else None
         for number, model in self.models.items():
-            answered = block.get(f"has/{model.modality}", np.zeros(rows, bool)) & asked
+            answered, began = block.get(f"has/{model.modality}", np.zeros(rows, bool)) & asked, time.monotonic()
             for chunk in np.array_split(np.flatnonzero(answered), -(-int(answered.sum()) // self.batch_size) or 1):
                 if not len(chunk):
                     continue
@@ -162,6 +167,8 @@ class Ensemble:
                 if self.tap is not None and features is not None and number == self.tapped:
                     features[chunk] = self.tap.take().float().cpu().numpy()
             present[answered, number] = True
+            if answered.any():
+                self.observe(self.names[number], int(answered.sum()), time.monotonic() - began)
         small = ("step", "rank", "clip", "view", "status", "banked", "teacher_features", "feature_present")
         parts = ("label/", "mix/", "mix_label/", *self.keep_parts)
         kept = {name: block[name] for name in block if name in (*small, *self.keep) or name.startswith(parts)}

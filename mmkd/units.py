@@ -23,6 +23,9 @@ class Units(Datasource):
         super().__init__()
         self._read, self._units = ray.put(read), units
 
+    def get_name(self) -> str:
+        return "Clips"
+
     def estimate_inmemory_data_size(self) -> int | None:
         return None
 

@@ -21,6 +21,7 @@ from mmkd.pipeline import Work, cached_dataset
 from mmkd.reader import Block, sound_rate
 from mmkd.recording import FolderRecorder, Report
 from mmkd.runs import RunFolder, write_json
+from mmkd.telemetry.profile import profiled
 from mmkd.training import fit_blocks
 from mmkd.workers import gather, rank
 
@@ -145,7 +146,7 @@ def run_worker(
         folder.cut_metrics(fit.position)
         write_json(run / "position.json", {"position": fit.position})
     if fit.position < work.plan.num_steps:
-        recorder = FolderRecorder(run, manifests, facts, settings.run.keep_checkpoints, report)
+        recorder = FolderRecorder(settings.run, run, manifests, facts, report)
         for path in torn:
             recorder.notice(f"checkpoint {path} is torn and passed over")
         if work.bank is not None and work.bank.writes:
@@ -153,10 +154,12 @@ def run_worker(
             label = f"{run.name}-{rank()}"
             fit.keeper = Keeper(work.bank, settings.views, manifests["train"], label, stop, recorder.notice)
         try:
-            fit_blocks(fit, blocks(fit.position), recorder)
+            mine = blocks(fit.position)
+            fit_blocks(fit, profiled(mine, run / "profile", rank()) if settings.run.profile else mine, recorder)
         finally:
             if fit.keeper is not None:
                 fit.keeper.flush()
+            recorder.close()
 
 
 def start_position(run: Path) -> int:

@@ -5,12 +5,12 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from mmkd.shards import open_dataset
+from tests.processes import descendants, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).parents[1]
@@ -22,35 +22,9 @@ def start(home: Path, *more: str) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def descendants(pid: int) -> dict[int, str]:
-    """Command line of every process that descends from one."""
-    parents, names = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = (folder / "stat").read_text()
-            names[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
-        except (OSError, ValueError):
-            continue
-        parents[int(folder.name)] = int(stat.rpartition(")")[2].split()[1])
-    found, layer = {}, {pid}
-    while layer:
-        layer = {child for child, parent in parents.items() if parent in layer}
-        found.update({child: names[child] for child in layer})
-    return found
-
-
 def packing(pid: int) -> int:
     """A process of the job that packs a shard just now; 0 where there is none."""
     return next((one for one, name in descendants(pid).items() if name.startswith("ray::") and "(work)" in name), 0)
-
-
-def wait_for(what, seconds: float):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := what():
-            return found
-        time.sleep(0.02)
-    raise AssertionError("it did not come in time")
 
 
 def test_a_killed_task_and_a_killed_job_lose_nothing_and_double_nothing(tmp_path):

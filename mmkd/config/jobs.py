@@ -1,6 +1,6 @@
 """Settings of where and how a job is carried out: its run, its data, what it reserves."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -32,6 +32,12 @@ class Run(Section):
     """How often a progress line is printed where the output is no terminal."""
     max_restarts: Annotated[int, Field(ge=0)] = 3
     """How often the workers are started again after one died."""
+    tracker: Literal["", "mlflow", "wandb"] = ""
+    """Where figures go beside the run folder and Ray's metrics: MLflow (MLFLOW_TRACKING_URI says where) or Weights &
+    Biases (WANDB_API_KEY or WANDB_MODE=offline); pip install 'mmkd[mlflow]' or 'mmkd[wandb]'."""
+    profile: bool = False
+    """Write RUN/profile: a trace of a few steps by torch's profiler for each worker, and Ray's timeline of all tasks;
+    chrome://tracing and ui.perfetto.dev show both. Also as --profile."""
     ray_logs: bool = False
     """Show what Ray and its workers print, too."""
     dry_run: bool = False
@@ -91,6 +97,8 @@ class Resources(Section):
     """Labels of the nodes that reading tasks may run on; empty: any."""
     prefetch: Positive = 4
     """Blocks that each worker fetches ahead."""
+    no_progress_seconds: Annotated[float, Field(gt=0)] = 1800.0
+    """The job fails when no block came through for so long; it must be longer than any pause of the student."""
     object_store_mb: Positive = 1000
     """Shared memory for blocks under way, MB, of a Ray started by the job itself."""
     num_cpus: Annotated[int, Field(ge=0)] = 0

@@ -136,6 +136,9 @@ class Teachers(Section):
     """Threads per actor."""
     batch_size: Positive = 32
     """Clips that a teacher is given at once."""
+    timeout_seconds: Annotated[float, Field(ge=0)] = 600.0
+    """An actor that takes longer for a block is ended, and started again; the job fails when that happens to a block
+    three times. 0: no limit."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """Autocast on GPU; on CPU teachers run in fp32."""
     mode: Literal["live", "record", "replay", "auto"] = "live"
