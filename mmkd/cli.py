@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mmkd.config import Settings, SettingsError
+from mmkd.config import JobError, Settings, SettingsError
 from mmkd.config.changes import explain
 from mmkd.config.yaml_text import load_yaml
 from mmkd.interruptions import StoppedError
@@ -49,7 +49,7 @@ def main(
     except StoppedError as error:
         print(f"{job}: {error}", file=sys.stderr)
         raise SystemExit(128 + signal.SIGTERM) from None
-    except (ValueError, OSError) as error:  # refused, with a message that says what to do
+    except (ValueError, OSError, JobError) as error:  # with a message that says what to do
         print(f"{job}: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     print(json.dumps(result), flush=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from mmkd.config import Run
+from mmkd.config import JobError, Run
 from mmkd.workers import from_first, rank
 
 STOP_FILE = "stop"
@@ -19,7 +19,7 @@ STOP_SECONDS, NODE_SECONDS = 1.0, 5.0
 """How often it is looked for; and how often nodes that are about to go are."""
 
 
-class StoppedError(RuntimeError):
+class StoppedError(JobError):
     """A run ended early, on request; the same command goes on with it."""
 
 

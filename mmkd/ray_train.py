@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmkd.config import Resources
+from mmkd.config import JobError, Resources, Settings
 from mmkd.pipeline import Work, build_dataset, configure_context, leave_failure
 from mmkd.reader import Block
 from mmkd.telemetry.profile import save_timeline
@@ -24,6 +24,7 @@ def train_on_ray(work: Work, run: Path, facts: dict[str, Any], threads: int, in_
 
     Raises:
         ValueError: what the plan is made of was refused by the workers (teachers, data); the message says what.
+        JobError: the workers died, more often than they are started again.
     """
     import ray.data
     import ray.train
@@ -49,9 +50,21 @@ def train_on_ray(work: Work, run: Path, facts: dict[str, Any], threads: int, in_
         trainer.fit()
         if work.settings.run.profile:
             save_timeline(run / "profile")
+    except ray.train.TrainingFailedError as error:
+        raise JobError(_last_words(error, work.settings)) from error
     finally:
         if failure.is_file():
             raise ValueError(json.loads(failure.read_text())["error"])
+
+
+def _last_words(error: Exception, settings: Settings) -> str:
+    """Why the workers died for the last time: the last line of what one of them said."""
+    failures = [str(each) for each in getattr(error, "worker_failures", {}).values()] or [str(error)]
+    line = failures[0].strip().splitlines()[-1]
+    return (
+        f"the workers died {settings.run.max_restarts + 1} times (run.max_restarts), the last time of: {line}. "
+        "--run.ray_logs shows more; the same command goes on from the last checkpoint."
+    )
 
 
 def _scaling(resources: Resources) -> dict[str, Any]:

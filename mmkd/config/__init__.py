@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from mmkd.config.base import MODALITIES, Modality, Section, SettingsError
+from mmkd.config.base import MODALITIES, JobError, Modality, Section, SettingsError
 from mmkd.config.evaluate import Evaluate
 from mmkd.config.jobs import Data, Resources, Run
 from mmkd.config.packing import Pack, Source
@@ -17,6 +17,7 @@ __all__ = [
     "MODALITIES",
     "Data",
     "Evaluate",
+    "JobError",
     "Loss",
     "Modality",
     "Network",

@@ -15,6 +15,10 @@ class SettingsError(ValueError):
     """A setting that cannot be; the message names the field."""
 
 
+class JobError(RuntimeError):
+    """A job that was carried out and did not come to its end; the message says why, and what to do."""
+
+
 class Section(BaseModel):
     """A section of the settings; each field's docstring is its help text."""
 
