@@ -247,7 +247,7 @@ def data_share(figure: Figure, results: StudyResults, summaries: Sequence[Summar
     axes.set_xticks(ticks, [f"{share:g} %" for share in ticks])
     axes.set_xticks([], minor=True)
     axes.set(xlabel="share of the training clips, logarithmic", ylabel=f"{head} accuracy (%)")
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left")
 
 
 def _views(grid: str) -> int:
