@@ -75,7 +75,7 @@ def _sum(demands: Sequence[Demand], kind: str) -> dict[str, float]:
     return {f"{each.what} {each.count} x {each.each(kind):g}": each.count * each.each(kind) for each in demands}
 
 
-def shortage(demands: Sequence[Demand], nodes: Sequence[Node]) -> str:
+def shortage(demands: Sequence[Demand], nodes: Sequence[Node], have: str = "the cluster has") -> str:
     """Why the demands cannot all be met on the nodes, with the sums; empty where no sum forbids it."""
     by_sort: dict[str, list[Demand]] = {"": list(demands)}
     for each in demands:
@@ -88,7 +88,7 @@ def shortage(demands: Sequence[Demand], nodes: Sequence[Node]) -> str:
             needed, there = sum(parts.values()), sum(node.count * node.resources.get(kind, 0.0) for node in right)
             if needed > there + 1e-6:
                 on = f" on nodes with {sort}" if sort else ""
-                return f"the job needs {needed:g} {kind}s{on} ({' + '.join(parts)}) and the cluster has {there:g}"
+                return f"the job needs {needed:g} {kind}s{on} ({' + '.join(parts)}) and {have} {there:g}"
     for each in demands:
         room = [node for node in nodes if each.fits_on(node)]
         if not any(all(node.resources.get(kind, 0.0) + 1e-6 >= each.each(kind) for kind in KINDS) for node in room):
@@ -131,10 +131,10 @@ def _wait(asked: Sequence[Demand], every: float) -> None:
 
     said = 0.0
     while True:
-        free = [Node({kind: ray.available_resources().get(kind, 0.0) for kind in KINDS}, None)]
-        any_sort = [Demand(each.what, each.count, each.CPU, each.GPU) for each in asked]
-        problem = shortage(asked, cluster_nodes())
-        if not problem and not (problem := shortage(any_sort, free).replace("has", "has free")):
+        free = [Node(ray.available_resources())]  # of all nodes together, so that only the sum is known
+        anywhere = [Demand(each.what, each.count, each.CPU, each.GPU) for each in asked]
+        problem = shortage(asked, cluster_nodes()) or shortage(anywhere, free, "what other jobs leave free is")
+        if not problem:
             return
         if time.monotonic() - said >= every:
             said = time.monotonic()
