@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -112,14 +113,35 @@ class TensorBoard:
         self.writer.close()
 
 
-class MLflow:
+class Tracker(ABC):
+    """A service that has figures by optimiser step; those of epochs come at the last step that was told."""
+
+    step = 0
+
+    def train(self, row: Mapping[str, Any]) -> None:
+        self.step = row["step"]
+        self.log(train_figures(row))
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        self.log(epoch_figures(row))
+
+    def broken(self, clips: int) -> None:
+        if clips:
+            self.log({"broken_clips": clips})
+
+    @abstractmethod
+    def log(self, figures: dict[str, float]) -> None:
+        """Tell the service of figures at `step`."""
+
+
+class MLflow(Tracker):
     """A run of MLflow, where MLFLOW_TRACKING_URI says; a resumed run goes on with the one it had."""
 
     def __init__(self, run: Path):
         import mlflow
 
         known = run / "mlflow.json"
-        self.mlflow, self.step = mlflow, 0
+        self.mlflow = mlflow
         if known.is_file():
             mlflow.start_run(run_id=json.loads(known.read_text())["run_id"])
         else:
@@ -128,22 +150,14 @@ class MLflow:
             known.write_text(json.dumps({"run_id": started.info.run_id}) + "\n")
             mlflow.log_artifact(str(run / "config.yaml"))
 
-    def train(self, row: Mapping[str, Any]) -> None:
-        self.step = row["step"]
-        self.mlflow.log_metrics(train_figures(row), step=self.step)
-
-    def epoch(self, row: Mapping[str, Any]) -> None:
-        self.mlflow.log_metrics(epoch_figures(row), step=self.step)
-
-    def broken(self, clips: int) -> None:
-        if clips:
-            self.mlflow.log_metrics({"broken_clips": clips}, step=self.step)
+    def log(self, figures: dict[str, float]) -> None:
+        self.mlflow.log_metrics(figures, step=self.step)
 
     def close(self) -> None:
         self.mlflow.end_run()
 
 
-class WandB:
+class WandB(Tracker):
     """A run of Weights & Biases, with the credentials and the mode of its own environment variables; a resumed run
     goes on with the one it had."""
 
@@ -156,18 +170,9 @@ class WandB:
         known.write_text(json.dumps({"id": name}) + "\n")
         settings = yaml.safe_load((run / "config.yaml").read_text())
         self.run = wandb.init(project="mmkd", name=run.name, id=name, resume="allow", dir=str(run), config=settings)
-        self.step = 0
 
-    def train(self, row: Mapping[str, Any]) -> None:
-        self.step = row["step"]
-        self.run.log(train_figures(row), step=self.step)
-
-    def epoch(self, row: Mapping[str, Any]) -> None:
-        self.run.log(epoch_figures(row), step=self.step)
-
-    def broken(self, clips: int) -> None:
-        if clips:
-            self.run.log({"broken_clips": clips}, step=self.step)
+    def log(self, figures: dict[str, float]) -> None:
+        self.run.log(figures, step=self.step)
 
     def close(self) -> None:
         self.run.finish()
