@@ -13,6 +13,7 @@ from mmkd.config import SettingsError
 from mmkd.jobs import distill, train_teacher
 from mmkd.models import load_model
 from mmkd.runs import RunFolder, read_lines, read_metrics
+from tests.processes import seen
 from tests.small import small_settings, write_dataset, write_teachers
 
 
@@ -52,10 +53,7 @@ def test_a_run_leaves_settings_metrics_checkpoints_model_and_report(finished, ho
 
 def test_validation_and_training_see_every_clip_once(finished):
     run, _ = finished
-    seen: dict[tuple[str, int], list[int]] = {}
-    for row in read_lines(run / "trace-0.jsonl"):
-        seen.setdefault((row["phase"], row["epoch"]), []).extend(row["clips"])
-    assert {key: sorted(clips) == list(range(11 if key[0] == "val" else 37)) for key, clips in seen.items()} == {
+    assert {key: clips == list(range(11 if key[0] == "val" else 37)) for key, clips in seen(run).items()} == {
         ("weigh", 1): False, ("train", 1): True, ("train", 2): True, ("val", 1): True, ("val", 2): True,
     }  # fmt: skip
 

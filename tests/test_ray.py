@@ -13,6 +13,7 @@ from mmkd.models import load_model, save_model
 from mmkd.runs import read_lines, read_metrics
 from mmkd.shards import open_dataset
 from mmkd.weigh import weigh
+from tests.processes import seen
 from tests.small import small_settings
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -113,13 +114,10 @@ def test_a_killed_worker_costs_no_clip_and_doubles_none(home):
     assert killed and result["epochs"] == 12
     processes = {row["process"] for row in read_lines(run / "trace-1.jsonl")}
     assert len(processes) == 2 and killed[0]["process"] in processes
-    per_epoch: dict[tuple[str, int], list[int]] = {}
-    for rank in (0, 1):
-        for row in read_lines(run / f"trace-{rank}.jsonl"):
-            per_epoch.setdefault((row["phase"], row["epoch"]), []).extend(row["clips"])
+    clips = seen(run)
     for epoch in range(1, 13):
-        assert sorted(per_epoch["train", epoch]) == list(range(37))
-        assert sorted(per_epoch["val", epoch]) == list(range(11))
+        assert clips["train", epoch] == list(range(37))
+        assert clips["val", epoch] == list(range(11))
     steps = [row["step"] for row in read_metrics(run) if row["kind"] == "train"]
     assert steps == list(range(1, 61))
 
