@@ -1,16 +1,17 @@
 """Reading: one unit of the plan to arrays. Only the chosen frames are decoded, and everything stays uint8."""
 
-import io
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import simplejpeg
-import soundfile
 
 from mmkd.config import Views
 from mmkd.extract.sound import resample
-from mmkd.media.clips import decode_frames
+from mmkd.media.clips import MAX_VIEW_PIXELS, decode_frames
+from mmkd.media.images import jpeg_pixels
+from mmkd.media.sound import check_sound, decode_sound
 from mmkd.plan import PADDING, Clips
 from mmkd.shards import NO_LABEL, Dataset, Manifest, read_rows
 from mmkd.views import (
@@ -34,7 +35,7 @@ Block = dict[str, np.ndarray]
 `label/HEAD` (of a multi-label head with an axis for its classes), and of each modality read its arrays and
 `has/MODALITY`; where clips are mixed, `mix/share` of the own clip and `mix_label/HEAD` of the other."""
 
-REAL, PADDED, UNREADABLE, BAD_IMAGE, BAD_LENGTH, BAD_SOUND, BAD_BOX, BAD_LABEL = range(8)
+REAL, PADDED, UNREADABLE, BAD_IMAGE, BAD_LENGTH, BAD_SOUND, BAD_BOX, BAD_LABEL, BAD_ROW = range(9)
 STATUS = {
     PADDED: "padding",
     UNREADABLE: "its shard cannot be read",
@@ -43,6 +44,7 @@ STATUS = {
     BAD_SOUND: "its sound cannot be decoded",
     BAD_BOX: "a box is not finite",
     BAD_LABEL: "a label is out of range",
+    BAD_ROW: "its row does not say its frame rate or its frame size",
 }
 """Why a row takes no part in anything; only rows of status REAL (0) do."""
 
@@ -166,8 +168,10 @@ class _Source:
             if video and missing:
                 decoded |= decode_frames(frames[0], missing)
             elif missing:
+                if sum(jpeg_pixels(frames[index]) for index in missing) > MAX_VIEW_PIXELS:
+                    raise ValueError(f"{len(missing)} frames claim absurdly many pixels")
                 decoded |= {index: simplejpeg.decode_jpeg(frames[index], "RGB") for index in missing}
-        except (ValueError, IndexError) as error:
+        except (ValueError, IndexError, TypeError) as error:  # the last: null in place of a frame
             raise BrokenClipError(BAD_IMAGE) from error
         if len({frame.shape for frame in decoded.values()}) > 1:
             raise BrokenClipError(BAD_LENGTH)
@@ -182,13 +186,14 @@ class _Source:
     def _audio(self, view: View) -> Block:
         record, wanted = self.record, sound_rate(self.dataset, self.settings)
         assert isinstance(record, dict)
+        if not _is_positive(record["fps"]):
+            raise BrokenClipError(BAD_ROW)
         if self.sound is None:
             try:
-                samples, rate = soundfile.read(io.BytesIO(record["audio"]), dtype="int16")
-            except (RuntimeError, ValueError) as error:
+                samples, rate = decode_sound(record["audio"])
+                check_sound(len(samples) / rate * wanted, wanted)
+            except ValueError as error:
                 raise BrokenClipError(BAD_SOUND) from error
-            if samples.ndim != 1:
-                raise BrokenClipError(BAD_SOUND)
             self.sound = resample(samples, rate, wanted)
         return {"audio": view_audio(self.sound, view, wanted, record["fps"], self.settings.audio_seconds)}
 
@@ -200,6 +205,8 @@ class _Source:
             raise BrokenClipError(BAD_LENGTH)
         chosen = [frames[i] for i in view.indices.tolist()]
         shape = (record["height"], record["width"])
+        if not all(map(_is_positive, shape)):
+            raise BrokenClipError(BAD_ROW)
         try:
             columns = view_boxes(
                 chosen,
@@ -209,9 +216,13 @@ class _Source:
                 min_score=settings.box_score,
                 whole_frame=settings.whole_frame_boxes,
             )
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # the latter: null in place of a number or a list
             raise BrokenClipError(BAD_BOX) from error
         return {f"boxes/{name}": value for name, value in columns.items()}
+
+
+def _is_positive(value: float | None) -> bool:
+    return value is not None and math.isfinite(value) and value > 0
 
 
 def _partner(

@@ -19,6 +19,14 @@ from mmkd.models.weights import TABLES, read_weights, strip
 
 MODALITIES = {"video": "rgb", "flow": "flow", "audio": "audio", "layout": "boxes"}
 MAX_BOXES = 14
+MAX_BYTES, MAX_NUMBER = 1 << 20, 100_000
+"""Of an experiment's config.yaml, which anybody may have written, and of any number in it."""
+TEXTS = ("MODEL_NAME", "DATASET_TYPE")
+NUMBERS = (
+    *("NUM_FRAMES", "STRIDE", "FRAME_UNIFORM", "RESNET3D_DEPTH"),
+    *("AUDIO_RESAMPLE_RATE", "AUDIO_SAMPLE_RATE", "AUDIO_SEGMENT_LENGTH"),
+)
+"""What is read of it, besides the numbers of classes."""
 
 Rule = tuple[str, str]
 _HEADS: list[Rule] = [(r"classifiers\.(.+)", r"heads.\1")]
@@ -117,6 +125,7 @@ def describe_experiment(config: Mapping[str, Any]) -> tuple[str, str, dict[str, 
     Raises:
         ValueError: a model or kind of input that mmkd does not know.
     """
+    config = _plain(config)
     name, kind = config.get("MODEL_NAME"), str(config.get("DATASET_TYPE"))
     arch = {"swin": "torchvision/swin3d_t", "resnet3d": f"resnet3d_{config.get('RESNET3D_DEPTH')}", "stlt": "stlt"}.get(
         str(name)
@@ -125,7 +134,7 @@ def describe_experiment(config: Mapping[str, Any]) -> tuple[str, str, dict[str, 
     modality = "boxes" if name == "stlt" else MODALITIES.get(kind.split("_")[0])
     if arch is None or modality is None:
         raise ValueError(f"MODEL_NAME {name!r} with DATASET_TYPE {kind!r} is not a model that mmkd knows.")
-    heads = {head.lower(): int(n) for head, n in (config.get("TOTAL_ACTIONS") or {}).items() if n is not None}
+    heads = {head.lower(): int(n) for head, n in config["TOTAL_ACTIONS"].items()}
     if not heads:
         raise ValueError("TOTAL_ACTIONS names no head.")
     frames = int(config.get("NUM_FRAMES") or 8)
@@ -144,6 +153,24 @@ def describe_experiment(config: Mapping[str, Any]) -> tuple[str, str, dict[str, 
     return arch, modality, heads, options, seen
 
 
+def _plain(config: Any) -> dict[str, Any]:
+    """What is read of an experiment's settings, and nothing else: lists of a YAML file may contain themselves.
+
+    Raises:
+        ValueError: it is no table, or a number is none or absurd.
+    """
+    classes = config.get("TOTAL_ACTIONS") if isinstance(config, Mapping) else None
+    if not isinstance(classes, Mapping):
+        raise ValueError("TOTAL_ACTIONS of config.yaml is no table of head to number of classes.")
+    heads = {str(head): number for head, number in classes.items() if number is not None}
+    numbers = {name: config[name] for name in NUMBERS if config.get(name) is not None}
+    for name, value in (heads | numbers).items():
+        if not isinstance(value, int | float) or not abs(value) <= MAX_NUMBER:
+            raise ValueError(f"{name} of config.yaml is no number, or more than {MAX_NUMBER}.")
+    texts = {name: config[name] for name in TEXTS if isinstance(config.get(name), str)}
+    return texts | numbers | {"TOTAL_ACTIONS": heads}
+
+
 def read_experiment(folder: Path, classes: Mapping[str, Sequence[str]] | None = None) -> Recogniser:
     """The model of an experiment folder.
 
@@ -157,7 +184,12 @@ def read_experiment(folder: Path, classes: Mapping[str, Sequence[str]] | None = 
     path = folder / "config.yaml"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is no experiment of the authors' code: it has no config.yaml.")
-    config = yaml.safe_load(path.read_text())
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path} has more than {MAX_BYTES} bytes.")
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{path} is no YAML: {error}") from error
     arch, modality, heads, options, seen = describe_experiment(config)
     named: dict[str, Any] = dict(heads)
     for head, names in (classes or {}).items():

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -13,14 +14,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mmkd.config import MODALITIES
 from mmkd.storage import (
     StrPath,
+    check_group,
     is_file,
     is_remote,
     join,
     locate,
     open_parquet,
     read_text,
+    row_of,
     write_bytes,
 )
 
@@ -28,6 +32,7 @@ SCHEMA_VERSION = 1
 NO_LABEL = -1
 MAX_GROUP_BYTES = 1 << 28
 """Row groups of long clips have fewer rows than others."""
+MAX_SAMPLE_RATE = 768_000
 Row = dict[str, Any]
 """One clip: a value for each column of a shard."""
 
@@ -103,7 +108,7 @@ def open_dataset(folder: StrPath) -> Dataset:
 
     Raises:
         FileNotFoundError: the folder is no data set.
-        ValueError: it was written by a newer mmkd or is damaged.
+        ValueError: it was written by a newer mmkd, is damaged, or says what cannot be.
     """
     path = join(folder, "dataset.json")
     if not is_file(path):
@@ -114,9 +119,39 @@ def open_dataset(folder: StrPath) -> Dataset:
         content = json.loads(read_text(path))
         if content["version"] > SCHEMA_VERSION:
             raise ValueError(f"{path} has version {content['version']}, newer than this mmkd: update mmkd.")
-        return Dataset(**content)
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        dataset = Dataset(**content)
+    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error!r}; pack the data set again.") from error
+    if wrong := _described_wrongly(dataset):
+        raise ValueError(f"{path} cannot be used: {wrong}; pack the data set again.")
+    return dataset
+
+
+def _described_wrongly(dataset: Dataset) -> str:
+    """Why nothing can be done with what dataset.json says; empty: it can."""
+    try:
+        if dataset.version != SCHEMA_VERSION:
+            return f"version is {dataset.version!r}"
+        if not dataset.heads or not all(names and len({*names}) == len(names) for names in dataset.heads.values()):
+            return "heads must have class names that differ"
+        if not all(isinstance(name, str) for names in dataset.heads.values() for name in names):
+            return "class names must be text"
+        if dataset.rgb_codec not in ("jpeg", "h264"):
+            return f"rgb_codec is {dataset.rgb_codec!r}"
+        if not set(dataset.modalities) <= set(MODALITIES) or not set(dataset.multi_label) <= set(dataset.heads):
+            return "it names a modality or a multi-label head that there is not"
+        if "flow" in dataset.modalities and not dataset.flow["bound"] > 0:
+            return "flow has no bound"
+        if not isinstance(dataset.sample_rate, int) or not 0 <= dataset.sample_rate <= MAX_SAMPLE_RATE:
+            return f"sample_rate is {dataset.sample_rate!r}, not 0 to {MAX_SAMPLE_RATE}"
+        for split, entry in dataset.splits.items():
+            if int(entry["clips"]) < 0 or not all(isinstance(digest, str) for digest in entry["shards"].values()):
+                return f"split {split!r} has no number of clips or hash of a shard"
+            if odd := [name for name in (split, *entry["shards"]) if not name or "/" in name or name in (".", "..")]:
+                return f"{odd[0]!r} is not a plain file name"
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return f"a part of it is missing or of another kind ({error!r})"
+    return ""
 
 
 @dataclass
@@ -158,8 +193,13 @@ def read_manifest(folder: StrPath, split: str, limit: int = 0) -> Manifest:
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in ("num_frames", "file", "group", "row")}
     labels: dict[str, list[NDArray[Any]]] = {head: [] for head in dataset.heads}
     for number, name in enumerate(files):
-        shard = _open_shard(_inside(folder, split, name))
-        table = shard.read(["clip_id", "num_frames", "labels"], use_threads=False)
+        path = join(folder, split, name)
+        shard, light = _shard(path), ["clip_id", "num_frames", "labels"]
+        if lacking := set(labels) - {field.name for field in shard.schema_arrow.field("labels").type}:
+            raise ValueError(f"{path} has no labels of {', '.join(sorted(lacking))}; pack the data set again.")
+        for group in range(shard.num_row_groups):
+            check_group(shard, group, light)
+        table = shard.read(light, use_threads=False)
         clip_ids += table["clip_id"].to_pylist()
         parts["num_frames"].append(table["num_frames"].to_numpy())
         known = table["labels"].combine_chunks()
@@ -169,14 +209,16 @@ def read_manifest(folder: StrPath, split: str, limit: int = 0) -> Manifest:
                 labels[head].append(_many_hot(column, len(dataset.heads[head])))
             else:
                 labels[head].append(column.fill_null(NO_LABEL).to_numpy(zero_copy_only=False).astype(np.int64))
-        sizes = [shard.metadata.row_group(i).num_rows for i in range(shard.metadata.num_row_groups)]
+        sizes = [shard.metadata.row_group(i).num_rows for i in range(shard.num_row_groups)]
+        if sum(sizes) != table.num_rows:
+            raise ValueError(f"{path} says that it has {sum(sizes)} rows and has {table.num_rows}.")
         parts["file"].append(np.full(table.num_rows, number, np.int32))
         parts["group"].append(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
         parts["row"].append(np.concatenate([np.arange(size, dtype=np.int32) for size in sizes]))
     if not clip_ids:
         raise ValueError(f"split {split!r} of {folder} is empty.")
     if len(set(clip_ids)) < len(clip_ids):
-        twice = next(clip_id for clip_id in clip_ids if clip_ids.count(clip_id) > 1)
+        twice = Counter(clip_ids).most_common(1)[0][0]
         raise ValueError(f"split {split!r} of {folder} holds clip_id {twice!r} more than once; pack it again.")
     keep = limit or None
     columns = {name: np.concatenate(arrays)[:keep] for name, arrays in parts.items()}
@@ -193,7 +235,10 @@ def read_meta(manifest: Manifest, key: str) -> list[str]:
     """What the `meta` column says under a key of each clip of a manifest; empty where it says nothing."""
     found: list[str] = []
     for name in manifest.files:
-        column = _open_shard(join(manifest.folder, name)).read(["meta"], use_threads=False)["meta"]
+        shard = _shard(join(manifest.folder, name))
+        for group in range(shard.num_row_groups):
+            check_group(shard, group, ["meta"])
+        column = shard.read(["meta"], use_threads=False)["meta"]
         found += [dict(entries or ()).get(key) or "" for entries in column.to_pylist()]
     return found[: len(manifest)]
 
@@ -207,12 +252,13 @@ def read_rows(
     for clip in clips:
         path = join(manifest.folder, manifest.files[manifest.file[clip]])
         try:
-            shard = _open_shard(path)
-            group = shard.read_row_group(int(manifest.group[clip]), columns=columns, use_threads=False)
-            row = group.slice(int(manifest.row[clip]), 1).to_pylist()[0]
+            shard, group = _shard(path), int(manifest.group[clip])
+            check_group(shard, group, columns)
+            rows = shard.read_row_group(group, columns=columns, use_threads=False)
+            row = row_of(rows, int(manifest.row[clip]))
             if row["clip_id"] != manifest.clip_ids[clip]:
                 raise OSError(f"{path} holds clip {row['clip_id']!r} where {manifest.clip_ids[clip]!r} was packed")
-        except (OSError, pa.ArrowException, IndexError) as error:
+        except (OSError, pa.ArrowException, IndexError, ValueError) as error:
             _open_shard.cache_clear()
             yield error if isinstance(error, OSError) else OSError(str(error))
         else:
@@ -224,7 +270,7 @@ def _many_hot(column: Any, classes: int) -> NDArray[np.int8]:
     for row, chosen in enumerate(column.to_pylist()):
         if chosen is None:
             out[row] = NO_LABEL
-        elif all(0 <= number < classes for number in chosen):
+        elif all(number is not None and 0 <= number < classes for number in chosen):
             out[row, chosen] = 1
         else:
             out[row] = NO_LABEL - 1
@@ -308,13 +354,18 @@ def add_to_hash(digest: Any, row: Row) -> None:
             digest.update(part if isinstance(part, bytes) else repr(part).encode())
 
 
+def _shard(path: str) -> pq.ParquetFile:
+    """An open shard, opened again if its size has changed: reading past the end of a mapped file ends the process."""
+    return _open_shard(path, -1 if is_remote(path) else Path(path).stat().st_size)
+
+
 @lru_cache(maxsize=64)
-def _open_shard(path: str) -> pq.ParquetFile:
-    return open_parquet(path)
-
-
-def _inside(folder: StrPath, split: str, name: str) -> str:
-    """Refuse a file name from dataset.json that would leave the folder."""
-    if not name or "/" in name or name in (".", ".."):
-        raise ValueError(f"dataset.json in {folder} names the shard {name!r}, which is not a plain file name.")
-    return join(folder, split, name)
+def _open_shard(path: str, size: int) -> pq.ParquetFile:
+    """Raises ValueError where it has other columns than a shard."""
+    shard = open_parquet(path)
+    there = {field.name: field.type for field in shard.schema_arrow}
+    for wanted in schema([]):
+        given = there.get(wanted.name)
+        if given != wanted.type and not (wanted.name == "labels" and isinstance(given, pa.StructType)):
+            raise ValueError(f"{path} has no column {wanted.name} of {wanted.type}; pack the data set again.")
+    return shard

@@ -1,20 +1,38 @@
 """Files and folders by path, local or remote (s3://, gs://), through pyarrow's filesystems.
 
 A remote path may carry what its filesystem needs to know, as `s3://bucket/data?endpoint_override=http://host:9000`;
-credentials come from where its own tools look for them.
+credentials come from where its own tools look for them, and are refused in a path: paths are shown and written down.
 """
 
 import os
 import posixpath
-from collections.abc import Callable
+import re
+import stat
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, TypeVar
+from urllib.parse import unquote
 
 from pyarrow import fs
 
 StrPath = str | os.PathLike[str]
 Returned = TypeVar("Returned")
+MAX_BYTES = 1 << 31
+"""Of a file that is read whole: the tables of the largest data sets have a few hundred megabytes."""
+MAX_READ_BYTES, MAX_VALUES = 1 << 32, 1 << 24
+"""Of a row group that is read, and of one of its columns: null costs no byte, and a list may have millions of it."""
+MAX_IN_LISTS = 1 << 21
+"""Frames, or boxes of all frames, of one clip: 10 hours of video."""
+ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED"}
+"""How shards have values written (the last two say where null is). By others, as by compression, a file of a few bytes
+could fill the memory."""
+_SECRET = re.compile(
+    r"://[^/?@]*:[^/?@]*@|^(?:s3|gs|gcs)://(?!anonymous@)[^/?@]*@"
+    r"|[?&][^=&]*(?:key|secret|token|password|signature|sas)[^=&]*=",
+    re.IGNORECASE,
+)
+"""A password, what stands before @ in a store that takes a key there, and settings that are named as secrets are."""
 
 
 def is_remote(path: StrPath) -> bool:
@@ -22,7 +40,13 @@ def is_remote(path: StrPath) -> bool:
 
 
 def join(folder: StrPath, *names: str) -> str:
-    """A path below a folder; what follows `?` in a remote one stays at its end."""
+    """A path below a folder; what follows `?` in a remote one stays at its end.
+
+    Raises:
+        ValueError: a name has a `?`, after which a remote path says which server to ask.
+    """
+    if is_remote(folder) and any("?" in name for name in names):
+        raise ValueError(f"{'/'.join(names)!r} has a '?', which names in a store must not have")
     base, mark, query = os.fspath(folder).partition("?") if is_remote(folder) else (os.fspath(folder), "", "")
     return "/".join([base.rstrip("/"), *names]) + mark + query
 
@@ -37,10 +61,11 @@ def locate(path: StrPath) -> tuple[fs.FileSystem, str]:
     """The filesystem of a path, and the path in it.
 
     Raises:
-        ValueError: no filesystem is known for it.
+        ValueError: no filesystem is known for it, or it holds a secret.
     """
     if not is_remote(path):
         return _local(), str(Path(path).absolute())
+    refuse_secrets(path)
     try:
         base, mark, query = os.fspath(path).partition("?")
         scheme, _, inner = base.partition("://")
@@ -49,6 +74,22 @@ def locate(path: StrPath) -> tuple[fs.FileSystem, str]:
         return system, f"{root}/{key}".rstrip("/")
     except (ValueError, OSError) as error:
         raise ValueError(f"{os.fspath(path)} cannot be reached: {error}") from error
+
+
+def refuse_secrets(path: StrPath) -> None:
+    """Refuse a remote path with a user name, password or key in it, without showing them.
+
+    Raises:
+        ValueError: it has one.
+    """
+    text = unquote(os.fspath(path))
+    if is_remote(path) and _SECRET.search(text):
+        scheme = text.partition("://")[0]
+        raise ValueError(
+            f"the {scheme}:// path holds credentials. Paths are shown in messages and written into run folders and "
+            f"data sets, so give {scheme}://BUCKET/..., and the credentials by the environment (for s3 "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY), by the store's own files or by the role of the machine."
+        )
 
 
 @lru_cache(maxsize=1)
@@ -85,16 +126,32 @@ def open_input(path: StrPath) -> IO[bytes]:
 
     Raises:
         FileNotFoundError: it is not there.
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is no file but a pipe or a device, which may never end.
     """
-    if not is_remote(path):
-        return open(path, "rb")
-    system, inner = locate(path)
-    return system.open_input_file(inner)
+    if is_remote(path):
+        system, inner = locate(path)
+        return system.open_input_file(inner)
+    return open(path, "rb", opener=_open_regular)
 
 
-def read_bytes(path: StrPath) -> bytes:
+def _open_regular(path: str, flags: int) -> int:
+    opened = os.open(path, flags | os.O_NONBLOCK)  # else a pipe waits for somebody to write
+    if stat.S_ISFIFO(mode := os.fstat(opened).st_mode) or stat.S_ISCHR(mode):
+        os.close(opened)
+        raise OSError(f"{path} is no regular file")
+    return opened
+
+
+def read_bytes(path: StrPath, most: int = MAX_BYTES) -> bytes:
+    """All of a file.
+
+    Raises:
+        OSError: it cannot be read, or has more than `most` bytes.
+    """
     with open_input(path) as file:
+        if (size := file.seek(0, os.SEEK_END)) > most:
+            raise OSError(f"{os.fspath(path)} has {size} bytes, more than {most} are not read at once")
+        file.seek(0)
         return file.read()
 
 
@@ -165,10 +222,52 @@ def inside(folder: StrPath, name: str) -> str:
     return str(path)
 
 
-def open_parquet(path: StrPath) -> Any:
-    """A Parquet file; a local one is mapped into memory."""
+def open_parquet(path: StrPath, texts: Collection[str] = ()) -> Any:
+    """A Parquet file; a local one is mapped into memory.
+
+    Args:
+        texts: columns to be read as dictionaries, so that a text that occurs in many rows is in memory once.
+    """
     import pyarrow.parquet as pq
 
     if not is_remote(path):
-        return pq.ParquetFile(path, memory_map=True)
-    return pq.ParquetFile(open_input(path))
+        return pq.ParquetFile(path, memory_map=True, read_dictionary=list(texts))
+    return pq.ParquetFile(open_input(path), read_dictionary=list(texts))
+
+
+def check_group(shard: Any, number: int, columns: Collection[str]) -> None:
+    """Refuse to read columns of a row group that are not as shards are written, or that are absurdly large.
+
+    Raises:
+        ValueError: they are not.
+    """
+    group, size = shard.metadata.row_group(number), 0
+    for column in (group.column(i) for i in range(group.num_columns)):
+        name = column.path_in_schema
+        if name.partition(".")[0] not in columns:
+            continue
+        if column.compression != "UNCOMPRESSED" or not ENCODINGS.issuperset(column.encodings):
+            raise ValueError(f"column {name} is compressed or encoded as no shard is; pack the data set again")
+        size += column.total_uncompressed_size
+        if column.num_values > MAX_VALUES or size > MAX_READ_BYTES:
+            raise ValueError(f"column {name} of a row group has {column.num_values} values in {size} bytes, too many")
+
+
+def row_of(rows: Any, number: int) -> dict[str, Any]:
+    """A row of a table.
+
+    Raises:
+        IndexError: there is no such row.
+        ValueError: it has absurdly many frames or boxes.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    one = rows.slice(number, 1)
+    for name in ("rgb", "flow", "boxes"):
+        values = one[name] if name in one.column_names else pa.chunked_array([], pa.int8())
+        while pa.types.is_list(values.type):
+            values = pc.list_flatten(values)
+            if len(values) > MAX_IN_LISTS:
+                raise ValueError(f"it has {len(values)} {name}, more than {MAX_IN_LISTS}")
+    return one.to_pylist()[0]

@@ -14,6 +14,10 @@ from mmkd.config import SettingsError
 from mmkd.runs import differences, write_json
 
 VERSION = 1
+MAX_BYTES = 1 << 24
+"""Of bank.json, which anybody may have written."""
+MAX_CLIPS, MAX_VIEWS, MAX_ROW_BYTES = 1 << 27, 1 << 16, 1 << 26
+"""Of clips, views, and bytes of one answer that it may claim: 64 teachers of 100,000 classes have 13 million bytes."""
 
 
 @dataclass
@@ -68,18 +72,34 @@ def read_description(folder: Path) -> Description:
     if not path.is_file():
         raise SettingsError(f"{folder} is not a bank: it has no bank.json. teachers.mode record or auto makes one.")
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES} bytes")
         content = json.loads(path.read_text())
         if content["version"] > VERSION:
             raise SettingsError(f"{path} has version {content['version']}, newer than this mmkd: update mmkd.")
         description = Description(**content)
-        description.layout()
+        _check(description)
         return description
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         if isinstance(error, SettingsError):
             raise
         raise SettingsError(
             f"{path} is damaged: {error!r}. Delete it: teachers.mode auto writes it anew, and keeps the bank's parts."
         ) from error
+
+
+def _check(description: Description) -> None:
+    """Raises what is wrong where the sizes that it names cannot be: memory is taken for them."""
+    texts = [*description.teachers.items(), *((name, "") for name in description.heads)]
+    if not all(isinstance(part, str) for pair in texts for part in pair) or len(description.teachers) > MAX_TEACHERS:
+        raise ValueError(f"teachers and heads must be texts, and teachers {MAX_TEACHERS} at the most")
+    numbers = [(description.data["clips"], MAX_CLIPS), (description.kept_views, MAX_VIEWS)]
+    for number, most in [*numbers, *((number, MAX_CLIPS) for number in description.heads.values())]:
+        if not isinstance(number, int) or not 0 <= number <= most:
+            raise ValueError(f"there is {number!r} where a number of clips, views or classes should be, up to {most}")
+    layout = description.layout()
+    if layout.parameters.hasobject or layout.row_bytes() > MAX_ROW_BYTES:
+        raise ValueError(f"an answer has {layout.row_bytes()} bytes, more than {MAX_ROW_BYTES}")
 
 
 def teacher_columns(folder: Path, theirs: Mapping[str, str], ours: Mapping[str, str], whole: bool) -> tuple[int, ...]:

@@ -28,6 +28,8 @@ SMALL = 1024
 """Rows with fewer bytes of logits are compressed. Logits hardly shrink, and large ones are read in half the time as
 they are; beside small ones the parameters of their views weigh."""
 MAX_TEACHERS = 64
+MAX_PART_BYTES = 1 << 28
+"""Of a part once it is unpacked; they are written at 8 MB."""
 SEAL = b"mmkd.bank"
 
 
@@ -130,14 +132,39 @@ def write_part(path: Path, rows: Rows, layout: Layout, seal: str) -> None:
     )
 
 
+def check_part(file: pq.ParquetFile, layout: Layout) -> None:
+    """Refuse a part that is not as :func:`write_part` writes it, before anything of it is read.
+
+    Raises:
+        ValueError: it has other columns, uneven row groups or absurdly many rows.
+    """
+    logits = {f"logits/{head}": pa.binary(2 * layout.teachers * n) for head, n in layout.heads.items()}
+    wanted = {"clip": pa.int32(), "view": pa.int32(), "status": pa.int8(), "present": pa.uint64(), "crc": pa.uint32()}
+    wanted |= {"parameters": pa.binary(layout.parameters.itemsize), **logits}
+    there = {field.name: field.type for field in file.schema_arrow}
+    if wrong := [name for name in {**wanted, **there} if wanted.get(name) != there.get(name)]:
+        raise ValueError(f"its column {wrong[0]} is {there.get(wrong[0])} and not {wanted.get(wrong[0])}")
+    sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+    if any(size != sizes[0] for size in sizes[:-1]) or any(size > sizes[0] for size in sizes):
+        raise ValueError("its row groups are not of one size")
+    if sum(sizes) * layout.row_bytes() > MAX_PART_BYTES:
+        raise ValueError(f"it has {sum(sizes)} rows of {layout.row_bytes()} bytes")
+
+
 def read_seal(file: pq.ParquetFile) -> str:
     """Which bank a part is of."""
     return (file.schema_arrow.metadata or {}).get(SEAL, b"").decode()
 
 
 def read_keys(file: pq.ParquetFile) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Clips and views of all rows of a part."""
+    """Clips and views of all rows of a part.
+
+    Raises:
+        ValueError: one is missing.
+    """
     table = file.read(["clip", "view"], use_threads=False)
+    if table["clip"].null_count or table["view"].null_count:
+        raise ValueError("it has rows without clip or view")
     return table["clip"].to_numpy(), table["view"].to_numpy()
 
 

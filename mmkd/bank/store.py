@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mmkd.bank.description import read_description
+from mmkd.bank.description import MAX_VIEWS, read_description
 from mmkd.bank.rows import (
     Rows,
+    check_part,
     checksums,
     concatenate,
     read_group,
@@ -30,6 +31,8 @@ from mmkd.plan import Clips
 
 CACHE_BYTES = 64 << 20
 """Decoded row groups that a process keeps: a small bank is decoded once, a large one stays on disk."""
+MAX_PLACES = 1 << 29
+"""Clips times views of which a process keeps where their answers are, 8 bytes each."""
 PART_BYTES = 8 << 20
 PART_SECONDS = 60.0
 """A part is written when it holds this much, or this long after its first row: what a killed job loses at most."""
@@ -79,11 +82,15 @@ class Bank:
                 continue
             try:
                 file = pq.ParquetFile(path)
+                check_part(file, self.layout)
                 clips, views = read_keys(file)
                 if read_seal(file) != self._seal:
                     raise ValueError("it belongs to another bank")
                 if len(clips) and not (clips.min() >= 0 and clips.max() < self._clips and views.min() >= -1):
                     raise ValueError("it has clips that the data set has not")
+                last = int(views.max(initial=-1))
+                if last >= MAX_VIEWS or (last + 2) * self._clips > MAX_PLACES:
+                    raise ValueError(f"it has view {last} of {self._clips} clips")
             except (OSError, pa.ArrowException, ValueError, KeyError) as error:
                 self.damaged[path.name] = str(error).splitlines()[0] if str(error) else repr(error)
                 continue

@@ -10,6 +10,11 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from mmkd.media.video import MAX_PIXELS, decoder_options
+
+MAX_VIEW_PIXELS = 1 << 29
+"""Of all frames that are decoded of a clip at once: 64 of 4K video."""
+
 
 class VideoWriter:
     """Encodes frames one by one.
@@ -49,13 +54,18 @@ def decode_frames(video: bytes, wanted: Collection[int]) -> dict[int, NDArray[np
     frame are decoded.
 
     Raises:
-        ValueError: it cannot be decoded, or has no such frame.
+        ValueError: it cannot be decoded, claims an absurd size, or has no such frame.
     """
     found: dict[int, NDArray[np.uint8]] = {}
     try:
-        with av.open(io.BytesIO(video), "r") as container:
+        # No other format than it is written in: some are lists of files to open.
+        with av.open(io.BytesIO(video), "r", format="mp4", options=decoder_options("mp4")) as container:
             stream = container.streams.video[0]
+            pixels = stream.width * stream.height
+            if pixels > MAX_PIXELS or pixels * len(set(wanted)) > MAX_VIEW_PIXELS:
+                raise ValueError(f"it claims {len(set(wanted))} frames of {stream.width} x {stream.height}")
             stream.codec_context.thread_count = 1
+            stream.codec_context.options = decoder_options()
             # There are no B-frames, so packet n is frame n.
             packets = [packet for packet in container.demux(stream) if packet.size]
             start = 0
@@ -63,6 +73,8 @@ def decode_frames(video: bytes, wanted: Collection[int]) -> dict[int, NDArray[np
                 key = max(n for n in range(number + 1) if packets[n].is_keyframe)
                 for n in range(max(start, key), number + 1):
                     for frame in stream.codec_context.decode(packets[n]):
+                        if frame.width * frame.height > pixels:
+                            raise ValueError(f"frame {n} is {frame.width} x {frame.height}, larger than it claims")
                         if n == number:
                             found[n] = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
                 start = number + 1

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from mmkd.media.video import MAX_PIXELS, scaled_size
 from mmkd.sources.recording import Fault, Frame, RejectedError
-from mmkd.storage import StrPath, join, name_of, open_input, read_bytes
+from mmkd.storage import StrPath, inside, name_of, open_input, read_bytes
+
+MAX_IMAGE_BYTES = 1 << 28
+"""Of an image file: more than an uncompressed one of MAX_PIXELS has."""
+MAX_SCANS, FEW_PIXELS = 100, 1 << 22
+"""Of a progressive JPEG, of which encoders make about ten: each is a pass over all pixels, for a few bytes. With so few
+pixels they need not be counted, which takes longer than to read the header."""
+PNG = b"\x89PNG\r\n\x1a\n"
 
 Fetch = Callable[[int], bytes]
 """From a frame's number to its image file; raises OSError or KeyError where it is missing."""
@@ -72,19 +79,40 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
     """An image file as RGB, uint8 [height, width, 3].
 
     Raises:
-        ValueError: it cannot be decoded, or claims an absurd size.
+        ValueError: it is no JPEG or PNG, cannot be decoded, or claims an absurd size.
     """
-    if simplejpeg.is_jpeg(data):
-        height, width, *_ = simplejpeg.decode_jpeg_header(data)
-        if height * width > MAX_PIXELS:
-            raise ValueError(f"it claims {width} x {height} pixels")
-        return simplejpeg.decode_jpeg(data, "RGB")
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and _png_pixels(data) > MAX_PIXELS:
+    if data[:2] == b"\xff\xd8":
+        jpeg_pixels(data)
+        if simplejpeg.is_jpeg(data):
+            return simplejpeg.decode_jpeg(data, "RGB")
+        _check_scans(data)  # OpenCV passes over mistakes, as more scans than there can be
+    elif data[:8] != PNG:
+        raise ValueError("it is neither JPEG nor PNG; convert it to one of them")
+    elif _png_pixels(data) > MAX_PIXELS:
         raise ValueError("it claims an absurd size")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise ValueError("it is no image")
     return np.ascontiguousarray(image[:, :, ::-1])
+
+
+def jpeg_pixels(data: bytes) -> int:
+    """Pixels that a JPEG claims to have, before anything of it is decoded.
+
+    Raises:
+        ValueError: it is no JPEG, or would take absurdly much memory or time.
+    """
+    height, width, *_ = simplejpeg.decode_jpeg_header(data)
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"it claims {width} x {height} pixels")
+    if height * width > FEW_PIXELS:
+        _check_scans(data)
+    return int(height * width)
+
+
+def _check_scans(jpeg: bytes) -> None:
+    if (scans := jpeg.count(b"\xff\xda")) > MAX_SCANS:
+        raise ValueError(f"it has {scans} scans")
 
 
 def resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -93,10 +121,11 @@ def resized(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
 
 
 def fetch_from_folder(folder: StrPath, names: Sequence[str] | Callable[[int], str]) -> Fetch:
-    """Images in a folder, by their names in order, or by a function from a number to a name."""
+    """Images in a folder, by their names in order, or by a function from a number to a name; a link that leads out of
+    the folder is refused."""
 
     def fetch(number: int) -> bytes:
-        return read_bytes(join(folder, names(number) if callable(names) else names[number]))
+        return read_bytes(inside(folder, names(number) if callable(names) else names[number]), MAX_IMAGE_BYTES)
 
     return fetch
 
@@ -113,13 +142,15 @@ class TarImages:
             self.file = open_input(path)
             with tarfile.open(fileobj=self.file, mode="r:") as tar:
                 places = {member.name: (member.offset_data, member.size) for member in tar if member.isfile()}
-        except (tarfile.TarError, OSError) as error:
+        except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
             raise RejectedError("unreadable", f"{name_of(path)} cannot be read: {error}") from error
         self.places = {name.removeprefix("./"): place for name, place in places.items()}
 
     def fetch(self, name: str) -> bytes:
-        """Raises KeyError where there is no such image."""
+        """Raises KeyError where there is no such image, and ValueError where it claims an absurd size."""
         offset, size = self.places[name]
+        if size > MAX_IMAGE_BYTES:
+            raise ValueError(f"it claims {size} bytes")
         self.file.seek(offset)
         return self.file.read(size)
 
@@ -128,4 +159,6 @@ class TarImages:
 
 
 def _png_pixels(data: bytes) -> int:
+    if data[12:16] != b"IHDR":
+        raise ValueError("its header is missing")
     return int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import av
@@ -13,6 +14,42 @@ from mmkd.media.video import said
 from mmkd.sources.recording import RejectedError
 
 Samples = NDArray[np.int16]
+SANE_RATES = (100, 768_000)
+"""Samples per second that sound can have; a header can claim any number."""
+MAX_SAMPLES = 1 << 28
+"""Of one clip's sound, all channels together: 90 minutes at 48 kHz. FLAC keeps hours of silence in a few bytes."""
+MAX_CHANNELS = 64
+
+
+def check_sound(samples: float, rate: float, channels: int = 1) -> None:
+    """Refuse sound before it is decoded.
+
+    Args:
+        samples: of each channel.
+
+    Raises:
+        ValueError: it would be absurdly long, or its rate or its number of channels is absurd.
+    """
+    if not SANE_RATES[0] <= rate <= SANE_RATES[1] or not 1 <= channels <= MAX_CHANNELS:
+        raise ValueError(f"its sound claims {rate} samples a second in {channels} channels")
+    if samples * channels > MAX_SAMPLES:
+        raise ValueError(f"its sound claims {samples / rate:.0f} s at {rate} samples a second, {channels} channels")
+
+
+def decode_sound(data: bytes) -> tuple[Samples, int]:
+    """A whole sound file in memory: int16 [samples], mono, and its samples per second.
+
+    Raises:
+        ValueError: it cannot be decoded, is not mono, or claims an absurd size.
+    """
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as sound:
+            check_sound(sound.frames, sound.samplerate, sound.channels)
+            if sound.channels != 1:
+                raise ValueError(f"it has {sound.channels} channels where one is kept")
+            return sound.read(dtype="int16"), int(sound.samplerate)
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
 
 
 class ContainerSound:
@@ -25,9 +62,10 @@ class ContainerSound:
     def __init__(self, container: Any, name: str, zero: float):
         self.container, self.name, self.zero = container, name, zero
         self.stream = container.streams.audio[0]
-        self.rate = int(self.stream.rate)
+        self.rate = int(self.stream.rate or 0)
 
     def read(self, start: float, stop: float) -> Samples | None:
+        _check(self.name, (stop - start) * self.rate, self.rate, self.stream.channels)
         window = np.zeros(max(1, round((stop - start) * self.rate)), np.int16)
         begin, heard = self.zero + start, False
         mono = av.AudioResampler(format="s16", layout="mono", rate=self.rate)
@@ -56,6 +94,7 @@ class FileSound:
 
     def read(self, start: float, stop: float) -> Samples | None:
         first, number = round(start * self.rate), max(1, round((stop - start) * self.rate))
+        _check(self.name, number, self.rate, self.sound.channels)
         if first >= len(self.sound):
             return None
         try:
@@ -74,6 +113,7 @@ class ArraySound:
 
     def read(self, start: float, stop: float) -> Samples | None:
         first, number = max(0, round(start * self.rate)), max(1, round((stop - start) * self.rate))
+        _check("the array", number, self.rate)
         if first >= len(self.samples):
             return None
         samples = np.asarray(self.samples[first : first + number])
@@ -82,6 +122,13 @@ class ArraySound:
                 raise RejectedError("sound", "the sound has samples that are not finite")
             samples = np.clip(np.round(samples * 32768.0), -32768, 32767).astype(np.int16)
         return _mono(samples.reshape(len(samples), -1), number)
+
+
+def _check(name: str, samples: float, rate: int, channels: int = 1) -> None:
+    try:
+        check_sound(samples, rate, channels)
+    except ValueError as error:
+        raise RejectedError("sound", f"{name} cannot be used: {error}") from error
 
 
 def _lay(samples: Samples, at: int, window: Samples) -> bool:

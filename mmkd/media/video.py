@@ -19,7 +19,17 @@ SEEK_SECONDS = 4.0
 LONGER_SOUND = 1.5
 """Seconds by which sound often outlasts the picture."""
 SANE_RATES = (0.5, 300.0)
+SANE_ASPECTS = (1 / 8, 8.0)
+"""Width of a pixel to its height: 2 is the most that cameras have, and a frame is stretched by it."""
+LONGEST_STILL = 600.0
+"""Seconds that one frame may be shown. It is repeated as long, so time stamps that leap would be frames without end."""
 MAX_PIXELS = 8192 * 8192
+"""Of a frame, twice those of 8K video: a file of a few bytes can claim any size."""
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts,asf,flv,ogg,mxf,dv,h264,hevc,m4v,wav,flac,mp3"
+)
+"""FFmpeg's names of the formats that are opened. Others are lists of further files (HLS, DASH, concat) or addresses
+(SDP), by which a "video" would read any file and reach any server."""
 
 
 @contextmanager
@@ -32,11 +42,14 @@ def open_container(path: StrPath) -> Iterator[Any]:
     source: Any = None
     try:
         source = open_input(path)
-        container = av.open(source, metadata_errors="ignore")
+        container = av.open(source, metadata_errors="ignore", options=decoder_options(FORMATS))
     except (av.FFmpegError, OSError, ValueError) as error:
         if source is not None:
             source.close()
-        raise RejectedError("unreadable", f"{name_of(path)} cannot be opened: {said(error)}") from error
+        what = said(error)
+        if isinstance(error, av.ArgumentError):
+            what = "its format is none that is opened (docs/security.md lists them) or damaged; convert it to MP4"
+        raise RejectedError("unreadable", f"{name_of(path)} cannot be opened: {what}") from error
     try:
         yield container
     finally:
@@ -67,7 +80,12 @@ class VideoReader:
         self.stream = container.streams.video[0]
         if self.stream.width * self.stream.height > MAX_PIXELS:
             raise RejectedError("unreadable", f"{name} claims frames of {self.stream.width} x {self.stream.height}")
+        self.aspect = float(self.stream.sample_aspect_ratio or 1) or 1.0
+        if not SANE_ASPECTS[0] <= self.aspect <= SANE_ASPECTS[1]:
+            raise RejectedError("unreadable", f"{name} claims pixels {self.aspect:g} times as wide as high")
         self.stream.codec_context.thread_count = 1
+        # Its size may change in the middle.
+        self.stream.codec_context.options = decoder_options()
         self.rate = rate or own_rate(container, self.stream)
         self.length = self._length()
         self._scaler = VideoReformatter()
@@ -99,6 +117,12 @@ class VideoReader:
                 if self._lost and abs(chosen[0] - number) > 0.5:
                     yield number, Fault(f"{self.name} cannot be decoded at {number / self.rate:.2f} s")
                     continue
+                if after[0] - before[0] > LONGEST_STILL * self.rate:
+                    seconds = (after[0] - before[0]) / self.rate
+                    said = f"{self.name} shows one frame for {seconds:.0f} s from {before[0] / self.rate:.2f} s on"
+                    raise RejectedError(
+                        "damaged", f"{said}, more than {LONGEST_STILL:.0f} s: are its time stamps wrong?"
+                    )
             yield number, self._scaled(chosen[1], short_side)
 
     def _go_to(self, number: int) -> None:
@@ -116,7 +140,7 @@ class VideoReader:
         for seconds in (self.zero + number / self.rate, self.zero):
             try:
                 self.container.seek(int(seconds / self.stream.time_base), stream=self.stream)
-            except av.FFmpegError:
+            except (av.FFmpegError, OverflowError):  # the latter: no container can count so far
                 continue
             self._before, self._after, self._decoded = None, None, self._decode()
             self._advance()
@@ -148,10 +172,11 @@ class VideoReader:
                 place = place + 1 if seconds is None else (seconds - self._zero) * self.rate
                 yield place, frame
 
-    def _scaled(self, frame: Any, short_side: int) -> Frame:
-        aspect = float(self.stream.sample_aspect_ratio or 1) or 1.0
-        width, height = round(frame.width * aspect), frame.height
+    def _scaled(self, frame: Any, short_side: int) -> Frame | Fault:
+        width, height = max(1, round(frame.width * self.aspect)), frame.height
         to = scaled_size((width, height), short_side)
+        if to[0] * to[1] > MAX_PIXELS:
+            return Fault(f"{self.name} claims frames of {width} x {height}")
         shown = self._scaler.reformat(frame, *to, format="rgb24", interpolation="AREA").to_ndarray()
         turns = round(frame.rotation / 90) % 4
         if turns:
@@ -163,13 +188,19 @@ class VideoReader:
         seconds = None
         if self.stream.duration:
             seconds = float(self.stream.duration * self.stream.time_base)
-        elif tag := re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", self.stream.metadata.get("DURATION", "")):
+        elif tag := re.fullmatch(r"(\d{1,6}):(\d{1,2}):(\d{1,2}\.?\d*)", self.stream.metadata.get("DURATION", "")):
             seconds = int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
         elif self.container.duration:
             seconds = self.container.duration / av.time_base
             if len(self.container.streams) > 1:  # its sound may be what lasts so long
                 seconds -= LONGER_SOUND
         return None if seconds is None else max(1, round(seconds * self.rate))
+
+
+def decoder_options(formats: str = "") -> dict[str, str]:
+    """FFmpeg's options by which a decoder refuses frames of absurd size, and a demuxer other formats and files."""
+    options = {"max_pixels": str(MAX_PIXELS)}
+    return options | {"format_whitelist": formats, "protocol_whitelist": "none"} if formats else options
 
 
 def scaled_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:

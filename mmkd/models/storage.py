@@ -1,17 +1,39 @@
-"""Model folders: model.safetensors and model.json, never a pickle."""
+"""Model folders: model.safetensors and model.json, never a pickle.
+
+Anybody may have made one. So model.json is checked before anything is built of it, and code that it names is not
+imported unless it is trusted: by MMKD_TRUST_ARCH, by the caller, or because this process kept such a network itself.
+"""
 
 import hashlib
+import inspect
 import json
+import math
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mmkd.models.create import ModelSpec, Recogniser, create_model
 
 FORMAT = 1
+TRUST = "MMKD_TRUST_ARCH"
+"""Environment variable: modules, or module:function, by commas, that a model.json may name."""
+FIELDS = {"arch": str, "modality": str, "heads": dict, "options": dict, "input": dict, "mean": list, "std": list}
+FIELDS |= {"training": dict, "weights_hash": str}
+"""What model.json must have, and of which kind."""
+MAX_BYTES = 1 << 26
+"""Of model.json."""
+MAX_NUMBER, MAX_LAYERS, MAX_INPUT = 1 << 20, 1000, 1 << 31
+"""Of any size that it says of a network, of numbers of layers, and of the numbers in one input of it."""
+PREFIXES = ("timm/", "torchvision/", "hf/")
+CODE = ("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+"""What of a transformers model's settings names code elsewhere; which code is run is not for a file to say."""
+_kept: set[str] = set()
+"""Networks of users' own that this process has kept: it was told to make them."""
 
 
 def save_model(model: Recogniser, folder: str | os.PathLike[str], training: dict[str, Any] | None = None) -> str:
@@ -21,6 +43,7 @@ def save_model(model: Recogniser, folder: str | os.PathLike[str], training: dict
         model: made by :func:`mmkd.models.create_model`.
         training: facts about how it was trained, kept in model.json beside those already in the model's spec.
     """
+    _kept.add(model.spec.arch)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -36,25 +59,26 @@ def save_model(model: Recogniser, folder: str | os.PathLike[str], training: dict
     return digest
 
 
-def load_model(folder: str | os.PathLike[str], device: str | torch.device = "cpu") -> Recogniser:
+def load_model(
+    folder: str | os.PathLike[str], device: str | torch.device = "cpu", trust: Collection[str] = ()
+) -> Recogniser:
     """Read a model folder; the model is in evaluation mode, its `spec` says what it takes and how it was trained.
+
+    Args:
+        trust: networks of one's own (`module:function`, or `module` for all of it) that model.json may name.
 
     Raises:
         FileNotFoundError: the folder holds no model.
-        ValueError: it was written by a newer mmkd, its weights do not fit, or their hash is another one.
+        ValueError: it was written by a newer mmkd, its weights do not fit, their hash is another one, or it names code
+            that is not trusted.
     """
-    description = describe_model(folder)
+    description = describe_model(folder, trust)
     fields = ("arch", "modality", "heads", "options", "input", "mean", "std", "training")
-    multi_label = description.get("multi_label", [])
-    model = create_model(
-        description["arch"],
-        description["heads"],
-        description["modality"],
-        multi_label=multi_label,
-        **_tuples(description["options"]),
-    )
-    model.use_spec(ModelSpec(**{key: description[key] for key in fields}, multi_label=multi_label))
     weights = _read_weights(folder, description)
+    if not _is_own(description["arch"]):
+        _check_fits(folder, description, weights)
+    model = _create(description)
+    model.use_spec(ModelSpec(**{key: description[key] for key in fields}, multi_label=description["multi_label"]))
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
@@ -73,7 +97,7 @@ def start_from(model: Recogniser, folder: str | os.PathLike[str]) -> list[str]:
         FileNotFoundError: the folder holds no model.
         ValueError: its backbone is another one; what differs is named.
     """
-    description = describe_model(folder)
+    description = describe_model(folder, [model.spec.arch])
     weights = _read_weights(folder, description)
     backbone = {name.removeprefix("backbone."): w for name, w in weights.items() if name.startswith("backbone.")}
     try:
@@ -89,8 +113,11 @@ def start_from(model: Recogniser, folder: str | os.PathLike[str]) -> list[str]:
                 anew.append(head)
                 continue
             to, source = (torch.tensor(numbers) for numbers in zip(*rows, strict=True))
-            for name, parameter in classifier.named_parameters():
-                parameter[to] = weights[f"heads.{head}.{name}"][source].to(parameter)
+            try:
+                for name, parameter in classifier.named_parameters():
+                    parameter[to] = weights[f"heads.{head}.{name}"][source].to(parameter)
+            except (KeyError, IndexError, RuntimeError) as error:
+                raise ValueError(f"{folder} has no weights for the classes that it names in {head}: {error}") from error
     return anew
 
 
@@ -98,18 +125,42 @@ def _read_weights(folder: str | os.PathLike[str], description: dict[str, Any]) -
     path = Path(folder) / "model.safetensors"
     if weights_hash(path) != description["weights_hash"]:
         raise ValueError(f"{path} does not have the hash that model.json names; it was changed after it was saved.")
-    return load_file(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no safetensors file, or a damaged one: {error}") from error
 
 
-def describe_model(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of model.json, checked to be of a format that this version reads."""
+def describe_model(folder: str | os.PathLike[str], trust: Collection[str] = ()) -> dict[str, Any]:
+    """The content of model.json, checked to be of a format that this version reads, and to name no code that is not
+    trusted; see :func:`load_model`.
+
+    Raises:
+        FileNotFoundError: the folder holds no model.
+        ValueError: model.json cannot be used.
+    """
     path = Path(folder) / "model.json"
     if not path.is_file() or not (Path(folder) / "model.safetensors").is_file():
         raise FileNotFoundError(f"{folder} is not a model folder: it needs model.json and model.safetensors.")
-    description = json.loads(path.read_text())
-    if description.get("format", 0) > FORMAT:
-        raise ValueError(f"{path} has format {description['format']}; this mmkd reads up to {FORMAT}: update mmkd.")
-    return description
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES} bytes")
+        description = json.loads(path.read_text())
+        if description.get("format", 0) > FORMAT:
+            raise ValueError(f"it has format {description['format']}; this mmkd reads up to {FORMAT}: update mmkd")
+        _check(description)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be used: {error}.") from error
+    arch, trusted = description["arch"], {*trust, *os.environ.get(TRUST, "").replace(",", " ").split(), *_kept}
+    if _is_own(arch) and trusted.isdisjoint({arch, arch.partition(":")[0]}):
+        raise ValueError(
+            f"{path} names {arch!r}: code that would be imported and run. If it is your own network, or you have read "
+            f"it and trust it, say so: {TRUST}={arch.partition(':')[0]} in the environment of every process that loads "
+            f"the model (of a submitted job: --runtime-env-json), or load_model(folder, trust=[{arch!r}])."
+        )
+    if arch.startswith("hf/"):
+        description["options"]["config"] = _without_code(description["options"]["config"])
+    return {"multi_label": []} | description
 
 
 def weights_hash(path: str | os.PathLike[str]) -> str:
@@ -119,6 +170,84 @@ def weights_hash(path: str | os.PathLike[str]) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()[:16]
+
+
+def _is_own(arch: str) -> bool:
+    return ":" in arch and not arch.startswith(PREFIXES)
+
+
+def _check(description: dict[str, Any]) -> None:
+    """Raises ValueError or TypeError."""
+    for name, kind in FIELDS.items():
+        if not isinstance(description.get(name), kind):
+            raise ValueError(f"{name} is missing or no {kind.__name__}")
+    for head, names in description["heads"].items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"the classes of {head} are no list of names")
+    options, seen = description["options"], description["input"]
+    if reserved := set(options) & set(inspect.signature(create_model).parameters):
+        raise ValueError(f"{', '.join(sorted(reserved))} is no option of a network")
+    if description["arch"].startswith("hf/") and not isinstance(options.get("config"), dict):
+        raise ValueError("the network's config is missing")
+    for part in (options, seen, {"mean": description["mean"], "std": description["std"]}):
+        _check_numbers(part, "")
+    for sizes in (("frames", "size", "size"), ("frames", "audio_seconds", "sample_rate"), ("frames", "boxes")):
+        numbers = [seen.get(name, 1) for name in sizes]
+        if not all(isinstance(number, int | float) for number in numbers) or not math.prod(numbers) <= MAX_INPUT:
+            raise ValueError(f"its input has {', '.join(dict.fromkeys(sizes))} {numbers}")
+
+
+def _check_numbers(value: Any, name: str) -> None:
+    """Raises ValueError where a number, or how many there are in a list, is absurd."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            _check_numbers(each, key)
+    elif isinstance(value, list):
+        _check_numbers(len(value), name)
+        for each in value:
+            _check_numbers(each, name)
+    elif isinstance(value, int):
+        most = MAX_LAYERS if "depth" in name or "layers" in name else MAX_NUMBER
+        if abs(value) > most:
+            raise ValueError(f"{name} is {str(value)[:20]}, more than {most}")
+
+
+def _without_code(config: Any) -> Any:
+    if not isinstance(config, dict):
+        return config
+    return {key: _without_code(value) for key, value in config.items() if key not in CODE}
+
+
+def _create(description: dict[str, Any]) -> Recogniser:
+    return create_model(
+        description["arch"],
+        description["heads"],
+        description["modality"],
+        multi_label=description["multi_label"],
+        **_tuples(description["options"]),
+    )
+
+
+def _check_fits(folder: str | os.PathLike[str], description: dict[str, Any], weights: dict[str, torch.Tensor]) -> None:
+    """Refuse a network of other shapes than its weights before memory is taken for it: it may be of any size.
+
+    Raises:
+        ValueError: it is, or it cannot be built.
+    """
+    arch = description["arch"]
+    try:
+        with torch.device("meta"):
+            shapes = _create(description)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever a library makes of the options of an unknown file
+        if "meta" in str(error).lower():
+            return  # it cannot be built without memory
+        raise ValueError(f"{folder} cannot be built as {arch}: {error!r}") from error
+    try:
+        shapes.load_state_dict(weights, strict=True, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"{folder} does not fit {arch}: {error}") from error
 
 
 def _tuples(options: dict[str, Any]) -> dict[str, Any]:

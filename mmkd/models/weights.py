@@ -1,6 +1,7 @@
 """Weights files of others, as a start: safetensors, or PyTorch files read without running what they may hold."""
 
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,9 +30,10 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no weights file {path}.")
-    if path.suffix == ".safetensors":
-        return strip(load_file(path))
     try:
+        if path.suffix == ".safetensors":
+            return strip(load_file(path))
+        _refuse_compressed(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the unpickler of an unknown file raises
         raise ValueError(
@@ -43,6 +45,14 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"{path} does not map names to tensors.")
     return strip(content)
+
+
+def _refuse_compressed(path: Path) -> None:
+    """torch.save compresses nothing; where something is compressed, a few bytes may be gigabytes."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise ValueError("its content is compressed, as PyTorch's is not")
 
 
 def strip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -125,7 +135,7 @@ def _adapt_input(found: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict
     first = next((name for name, value in wanted.items() if value.ndim >= 4), None)
     if first in found:
         value, shape = found[first], wanted[first].shape
-        if value.shape[1] == 3 != shape[1] and value.shape[2:] == shape[2:]:
+        if value.shape[1] == 3 != shape[1] and (value.shape[0], *value.shape[2:]) == (shape[0], *shape[2:]):
             adapted = adapt_input_conv(shape[1], value.flatten(3) if value.ndim > 4 else value)
             found = found | {first: adapted.reshape(shape)}
     return found

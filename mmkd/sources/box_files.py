@@ -21,8 +21,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mmkd.sources.clip import BOX_DTYPE, CORNERS, FAR_OUT
+from mmkd.sources.clip import BOX_DTYPE, CORNERS, FAR_OUT, check_number
 from mmkd.sources.recording import BoxReader, RejectedError
+from mmkd.sources.tables import check_texts, read_table, texts_of
 from mmkd.sources.video import BoxFile
 from mmkd.storage import (
     inside,
@@ -30,7 +31,6 @@ from mmkd.storage import (
     is_folder,
     is_remote,
     list_files,
-    locate,
     name_of,
     open_input,
     open_parquet,
@@ -41,7 +41,10 @@ JSON_LINES, PARQUET = (".jsonl", ".ndjson"), (".parquet",)
 CATEGORIES = {"object": 1, "hand": 2, 1: 1, 2: 2}
 SIDES = {"left": 0, "right": 1, 0: 0, 1: 1, -1: -1, None: -1}
 STATES: dict[Any, int] = {**{state: state for state in range(-1, 5)}, None: -1}
-MAX_LINE = 1 << 26
+MAX_LINE = 1 << 24
+"""Bytes of a line, which has the boxes of one frame."""
+MAX_OF_VIDEO = 1 << 23
+"""Boxes of one video: 5 hours at 30 frames a second with 15 in each."""
 _VIDEO = re.compile(rb'"video"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 Spans = list[tuple[int, int, int]]
@@ -243,31 +246,34 @@ def _videos(path: str) -> set[str]:
     million boxes."""
     found: set[str] = set()
     try:
-        with open_parquet(path) as file:
+        with open_parquet(path, texts_of(path)) as file:
             if "video" not in file.schema_arrow.names:
                 raise RejectedError("boxes", f"{name_of(path)} has no column video")
             for batch in file.iter_batches(columns=["video"], use_threads=False):
+                check_texts(batch.column(0))
                 found.update(batch.column(0).unique().to_pylist())
-    except (pa.ArrowException, OSError) as error:
+    except RejectedError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise RejectedError("boxes", f"{name_of(path)} cannot be read: {error}") from error
     return found
 
 
 def _table(path: str, video: str | None = None) -> pa.Table:
-    import pyarrow.parquet as pq
-
-    system, inner = locate(path)
     only = None if video is None else [("video", "==", video)]
     try:
-        return pq.read_table(inner, filters=only, filesystem=system, partitioning=None, use_threads=False)
-    except (pa.ArrowException, OSError, KeyError) as error:
+        return read_table(path, filters=only)
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise RejectedError("boxes", f"{name_of(path)} cannot be read: {error}") from error
 
 
 def _reader(rows: Iterator[tuple[str, dict[str, Any]]], rate: float) -> FrameBoxes:
     """Boxes by frame. Of several times that are nearest to one frame the nearest counts, the earlier of two."""
-    places, boxes = [], []
+    places: list[float] = []
+    boxes: list[tuple[float | int, ...]] = []
     for where, row in rows:
+        if len(places) == MAX_OF_VIDEO:
+            raise RejectedError("boxes", f"{where}: the video has more than {MAX_OF_VIDEO} boxes")
         places.append(_place(row, rate, where))
         boxes.append(_box(row, where))
     place, box = np.array(places, np.float64), np.array(boxes, BOX_DTYPE)
@@ -277,6 +283,7 @@ def _reader(rows: Iterator[tuple[str, dict[str, Any]]], rate: float) -> FrameBox
     nearest = place[order][first][np.searchsorted(found, frame)]
     kept = np.flatnonzero(place == nearest)
     kept = kept[np.argsort(frame[kept], kind="stable")]
+    check_number(frame[kept])
     return FrameBoxes(frame[kept], box[kept])
 
 

@@ -17,6 +17,8 @@ from mmkd.views.boxes import repair_box
 CORNERS = ("x1", "y1", "x2", "y2")
 OBJECT, HAND = 1, 2
 """Categories of boxes."""
+MAX_BOXES = 10_000
+"""Of one frame: detectors give a hundred or a few, and each is an object in memory."""
 FAR_OUT = 1.0
 """A corner may lie outside the frame by this share of it, and is moved to its edge; farther out it is a mistake."""
 BOX_DTYPE = np.dtype(
@@ -104,6 +106,21 @@ class ListedBoxes:
         none = np.zeros(0, BOX_DTYPE)
         chosen = [self.frames[number] if number < len(self.frames) else none for number in numbers]
         return [in_shares(boxes, size) for boxes in chosen] if self.pixels else chosen
+
+
+def check_number(frames: NDArray) -> None:
+    """Refuse boxes of which one frame has absurdly many.
+
+    Args:
+        frames: number of the frame of each box.
+
+    Raises:
+        RejectedError: it has.
+    """
+    numbers, counts = np.unique(frames, return_counts=True)
+    if len(counts) and counts.max() > MAX_BOXES:
+        said = f"frame {int(numbers[counts.argmax()]) + 1} has {int(counts.max())} boxes, more than {MAX_BOXES}"
+        raise RejectedError("boxes", said)
 
 
 def in_shares(boxes: NDArray, size: tuple[int, int]) -> NDArray:

@@ -12,13 +12,14 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd.media.images import ImageReader, TarImages, decode_image, resized
+from mmkd.media.images import MAX_IMAGE_BYTES, ImageReader, TarImages, decode_image, resized
 from mmkd.media.sound import ArraySound, ContainerSound
 from mmkd.media.video import VideoReader, open_container
 from mmkd.sources.hand_objects import HandObjectFile
 from mmkd.sources.recording import FlowReader, Media, RejectedError, Segment, SoundReader
+from mmkd.sources.reference_media import check_array
 from mmkd.sources.video import SoundInFile, VideoRecording
-from mmkd.storage import is_file, join, list_files, list_folders, name_of, open_input, read_bytes
+from mmkd.storage import inside, is_file, join, list_files, list_folders, name_of, open_input, read_bytes
 
 FRAME = re.compile(r"(.*/)?frame_([0-9]{10})\.jpg")
 VIDEO_ENDINGS = (".MP4", ".mp4")
@@ -199,7 +200,7 @@ def _open_images(path: str, folders: Sequence[str], stack: ExitStack) -> _Images
             raise RejectedError("unreadable", f"{name_of(path)} has no frame_0000000001.jpg or the like")
         return images
     names = [folder + name for folder in folders for name in list_files(join(path, folder.rstrip("/")))]
-    images = _Images(names, lambda name: read_bytes(join(path, name)))
+    images = _Images(names, lambda name: read_bytes(inside(path, name), MAX_IMAGE_BYTES))
     return images if images.last else None
 
 
@@ -293,6 +294,7 @@ def _packed_sound(path: str, video: str, stack: ExitStack) -> SoundReader | None
         samples = pack[video]
         if not isinstance(samples, h5py.Dataset) or samples.is_virtual or samples.external:
             raise RejectedError("sound", f"{video} in {name} is no plain data set")
+        check_array(samples, f"{video} in {name}")
     except (OSError, KeyError, RuntimeError) as error:
         raise RejectedError("sound", f"{name} cannot be read: {error}") from error
     if samples.ndim != 1 or not (samples.dtype.kind == "f" or samples.dtype == np.int16):

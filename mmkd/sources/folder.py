@@ -18,6 +18,8 @@ from mmkd.storage import inside, is_folder, is_remote, list_files
 
 EXTENSIONS = ("mp4", "mov", "mkv", "webm", "avi", "m4v", "mpg", "mpeg", "ts", "wmv", "flv", "3gp", "ogv")
 HEAD = "action"
+MAX_DEPTH = 64
+"""Folders in folders."""
 Found = list[tuple[str, VideoRecording] | Reject]
 
 
@@ -175,6 +177,8 @@ def _videos(root: str, below: str = "", above: tuple[str, ...] = ()) -> Iterator
     folder = (Path(root) / below).resolve()
     if str(folder) in above:
         return
+    if len(above) > MAX_DEPTH:
+        raise ValueError(f"{root} has folders that are nested deeper than {MAX_DEPTH}: {below[:80]} ...")
     for entry in folder.iterdir():
         name = posixpath.join(below, entry.name)
         if entry.is_dir() and not entry.name.startswith("."):

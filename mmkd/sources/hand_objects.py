@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd.sources.clip import BOX_DTYPE, CORNERS, FAR_OUT, HAND, OBJECT
+from mmkd.sources.clip import BOX_DTYPE, CORNERS, FAR_OUT, HAND, MAX_BOXES, OBJECT
 from mmkd.sources.recording import BoxReader, RejectedError
 from mmkd.storage import StrPath, is_file, name_of, read_bytes, size_of
 
@@ -164,10 +164,12 @@ def detections(message: bytes) -> NDArray:
     Raises:
         ValueError: it is malformed, or a corner, side or state is none.
     """
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for field, value in _fields(message):
         if field not in (3, 4):
             continue
+        if len(rows) == MAX_BOXES:
+            raise ValueError(f"it has more than {MAX_BOXES} boxes")
         of = dict(_fields(_as(bytes, value)))
         corners = dict(_fields(_as(bytes, of.get(1, b""))))
         # proto3 leaves out what is zero: the left hand, no contact, a corner at the edge.

@@ -16,14 +16,17 @@ import pyarrow as pa
 
 from mmkd.shards import NO_LABEL
 from mmkd.sources.recording import RejectedError
-from mmkd.storage import is_file, name_of, open_parquet, read_bytes, read_text
+from mmkd.sources.tables import read_table
+from mmkd.storage import is_file, name_of, read_bytes, read_text
 
 RESERVED = ("path", "start", "stop", "split", "clip_id")
 META = "meta."
 SPLITS = {"training": "train", "train": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
 MAX_CLASSES = 100_000
+MAX_ROWS = 1 << 22
+"""Of a Parquet manifest, in which rows may cost no byte."""
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_TIME = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d*)?)")
+_TIME = re.compile(r"(?:(\d{1,9}):)?(\d{1,2}):(\d{1,2}(?:\.\d*)?)")
 _INTEGER = re.compile(r"\d+(?:\.0*)?")  # pandas writes 3 as 3.0 where the column has gaps
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]\d+)?")
 
@@ -141,7 +144,7 @@ def read_classes(path: str) -> dict[str, Declared]:
         raise FileNotFoundError(f"source.classes: there is no file {path}.")
     try:
         content = json.loads(read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f'{path} must be an object of heads, as {{"action": ["open", "close"]}}.')
@@ -263,9 +266,9 @@ def _records(lines: Sequence[str]) -> Iterator[tuple[int, list[str] | str]]:
 
 def _parquet_rows(path: str) -> tuple[list[str], Iterator[tuple[str, dict[str, Any] | str]]]:
     try:
-        table = open_parquet(path).read()
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is no Parquet table: {error}") from error
+        table = read_table(path, MAX_ROWS)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ValueError(f"{path} is no Parquet table that can be read: {error}") from error
     table = table.select([name for name in table.column_names if not name.startswith("__index_level_")])
     columns = _checked(table.column_names, path)
     rows = (row for batch in table.to_batches(10_000) for row in batch.to_pylist())

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 Labels = dict[str, int | list[int]]
 
+MAX_REASON = 1000
+"""Characters of a reason: it may quote what a file says, and is kept with every clip of that file."""
 OVERHANG = 0.5
 """Seconds by which an annotation may reach beyond the end of its recording; the clip ends with the recording then."""
 
@@ -44,7 +46,7 @@ class RejectedError(ValueError):
     """
 
     def __init__(self, kind: str, reason: str):
-        super().__init__(reason)
+        super().__init__(reason if len(reason) <= MAX_REASON else reason[: MAX_REASON - 4] + " ...")
         self.kind = kind
 
 

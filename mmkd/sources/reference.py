@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mmkd.config import Source as Settings
 from mmkd.sources import epic, ssv2
-from mmkd.sources.clip import CORNERS, HAND, OBJECT
+from mmkd.sources.clip import CORNERS, HAND, OBJECT, check_number
 from mmkd.sources.epic_media import PACK_RATE, part_of
 from mmkd.sources.recording import OVERHANG, BoxReader, Media, Reject, RejectedError, Segment
 from mmkd.sources.reference_media import (
@@ -247,7 +247,8 @@ def read_detections(path: str, wanted: Collection[str]) -> dict[str, Detections]
     """
     found = {}
     for entry in ssv2.stream_list(path):
-        clip_id = str(entry.get("id")) if isinstance(entry, dict) else ""
+        clip_id = entry.get("id") if isinstance(entry, dict) else ""
+        clip_id = str(clip_id) if isinstance(clip_id, int | str) else ""
         if clip_id in wanted:
             found[clip_id] = _detections(entry)
     return found
@@ -264,7 +265,9 @@ def _detections(entry: dict[str, Any]) -> Detections:
             for box in boxes
         ]
         with np.errstate(over="ignore"):  # what is not finite is found when it is read
-            return Detections(VideoBoxes(np.array(rows, COMPACT)), (width, height))
+            boxes = np.array(rows, COMPACT)
+        check_number(boxes["frame"])
+        return Detections(VideoBoxes(boxes), (width, height))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         said = f"no {error} is given" if isinstance(error, KeyError) else str(error)
         return Detections(VideoBoxes(np.zeros(0, COMPACT), f"the boxes cannot be read: {said}"), (1, 1))

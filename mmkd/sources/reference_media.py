@@ -87,11 +87,16 @@ def find_array(path: str, *keys: str) -> h5py.Dataset:
     where = f"{name_of(path)} at {'/'.join(keys)}"
     if not isinstance(found, h5py.Dataset) or not found.shape:
         raise RejectedError("unreadable", f"{where} is no data set of elements in a row")
-    _check(found, where)
+    check_array(found, where)
     return found
 
 
-def _check(found: h5py.Dataset, where: str) -> None:
+def check_array(found: h5py.Dataset, where: str) -> None:
+    """Refuse a data set that lies in other files, or would be unpacked to an absurd size.
+
+    Raises:
+        RejectedError: it does.
+    """
     if found.is_virtual or found.external:
         raise RejectedError("path", f"{where} has its data in other files; a pack must hold them itself")
     size = found.dtype.itemsize * int(np.prod(found.shape[1:], dtype=np.int64))
@@ -245,7 +250,7 @@ class PackedBoxes:
         found = find(self.path, self.video, key)
         if not isinstance(found, h5py.Dataset) or found.size != 1 or found.dtype.itemsize > MAX_TEXT:
             raise RejectedError("boxes", f"{where} is no text of at most {MAX_TEXT} characters")
-        _check(found, where)
+        check_array(found, where)
         try:
             value = np.asarray(found[()]).item()
             text = value.decode() if isinstance(value, bytes) else str(value)

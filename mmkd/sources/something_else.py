@@ -11,8 +11,9 @@ import ijson
 import numpy as np
 from numpy.typing import NDArray
 
-from mmkd.sources.clip import BOX_DTYPE, CORNERS, HAND, OBJECT, in_shares
+from mmkd.sources.clip import BOX_DTYPE, CORNERS, HAND, OBJECT, check_number, in_shares
 from mmkd.sources.recording import RejectedError
+from mmkd.sources.tables import ShallowJson
 from mmkd.storage import is_file, join, list_files, name_of, open_input
 
 COMPACT = np.dtype([("frame", "i4"), *((name, "f4") for name in (*CORNERS, "score")), ("category", "i1")])
@@ -65,7 +66,7 @@ def read_boxes(path: str, wanted: Collection[str]) -> dict[str, VideoBoxes]:
                 if next(ijson.basic_parse(file))[0] != "start_map":
                     raise ValueError(f"{one} is no JSON object of video to frames")
                 file.seek(0)
-                for video, frames in ijson.kvitems(file, "", use_float=True):
+                for video, frames in ijson.kvitems(ShallowJson(file, one), "", use_float=True):
                     if video not in wanted:
                         continue
                     twice = video in where and f"its boxes are in {name_of(where[video])} and in {name_of(one)}"
@@ -91,6 +92,7 @@ def _boxes_of(frames: Any) -> VideoBoxes:
                 rows.append((int(match[1]) - 1, *corners, float(label.get("score", 1.0)), HAND if hand else OBJECT))
         with np.errstate(over="ignore"):  # what is not finite is found when it is read
             boxes = np.array(rows, COMPACT)
+        check_number(boxes["frame"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         said = f"no {error} is given" if isinstance(error, KeyError) else str(error)
         return VideoBoxes(np.zeros(0, COMPACT), f"the boxes cannot be read: {said}")

@@ -20,6 +20,7 @@ from mmkd.media.images import ImageReader, fetch_from_folder
 from mmkd.shards import NO_LABEL
 from mmkd.sources.recording import Media, Reject, RejectedError, Segment
 from mmkd.sources.something_else import VideoBoxes, read_boxes
+from mmkd.sources.tables import ShallowJson
 from mmkd.sources.video import BoxFile, VideoRecording
 from mmkd.storage import inside, is_file, is_remote, join, list_files, open_input
 
@@ -188,7 +189,7 @@ def stream_list(path: str) -> Iterator[Any]:
             if next(ijson.basic_parse(file))[0] != "start_array":
                 raise ValueError(f"{path} is no JSON list of entries such as {{'id': ..., 'template': ...}}")
             file.seek(0)
-            yield from ijson.items(file, "item", use_float=True)
+            yield from ijson.items(ShallowJson(file, path), "item", use_float=True)
         except (ijson.JSONError, UnicodeDecodeError, StopIteration) as error:
             raise ValueError(f"{path} is no JSON file: {error}") from error
 
