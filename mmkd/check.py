@@ -20,9 +20,10 @@ import pyarrow as pa
 
 from mmkd.clip_checks import FAULTS, WARNINGS, Finding, Look, look_at, seconds_of
 from mmkd.config import MODALITIES
+from mmkd.dataset import Dataset, open_dataset
 from mmkd.report.contact_sheet import Choice, Place, write_contact_sheet
-from mmkd.shards import SCHEMA_VERSION, Dataset, Row, add_to_hash, open_dataset, schema
-from mmkd.storage import join, list_files, open_parquet, write_bytes
+from mmkd.shards import Row, add_to_hash, schema
+from mmkd.storage import check_group, join, list_files, open_parquet, row_of, write_bytes
 
 ASTRAY, ENOUGH = 0.05, 5
 """Flow that explains less than this share of the change between frames points elsewhere: the median of the clips that
@@ -62,8 +63,6 @@ def check_dataset(folder: str, say: Callable[[str], None]) -> dict[str, Any]:
         ValueError: its dataset.json is of no use, or it has faults; the message names some, check.json lists all.
     """
     dataset = open_dataset(folder)
-    if wrong := _described_wrongly(dataset):
-        raise ValueError(f"{join(folder, 'dataset.json')} cannot be used: {wrong}; pack the data set again.")
     survey, findings = Survey(Counter(dict.fromkeys(dataset.splits, 0))), list[Finding]()
     survey.classes = {head: {split: Counter() for split in dataset.splits} for head in dataset.heads}
     total = sum(split["clips"] for split in dataset.splits.values())
@@ -81,31 +80,6 @@ def check_dataset(folder: str, say: Callable[[str], None]) -> dict[str, Any]:
             say(f"checked {done}/{total} clips, {rate:.1f} clips/s, {max(total - done, 0) / rate:.0f} s left")
     findings += _whole(folder, dataset, survey)
     return _tell(folder, dataset, survey, findings, time.monotonic() - began, say)
-
-
-def _described_wrongly(dataset: Dataset) -> str:
-    """Why nothing can be done with what dataset.json says; empty: it can."""
-    try:
-        if dataset.version != SCHEMA_VERSION:
-            return f"version is {dataset.version!r}"
-        if not dataset.heads or not all(names and len({*names}) == len(names) for names in dataset.heads.values()):
-            return "heads must have class names that differ"
-        if not all(isinstance(name, str) for names in dataset.heads.values() for name in names):
-            return "class names must be text"
-        if dataset.rgb_codec not in ("jpeg", "h264"):
-            return f"rgb_codec is {dataset.rgb_codec!r}"
-        if not set(dataset.modalities) <= set(MODALITIES) or not set(dataset.multi_label) <= set(dataset.heads):
-            return "it names a modality or a multi-label head that there is not"
-        if "flow" in dataset.modalities and not dataset.flow["bound"] > 0:
-            return "flow has no bound"
-        for split, entry in dataset.splits.items():
-            if int(entry["clips"]) < 0 or not all(isinstance(digest, str) for digest in entry["shards"].values()):
-                return f"split {split!r} has no number of clips or hash of a shard"
-            if odd := [name for name in (split, *entry["shards"]) if not name or "/" in name or name in (".", "..")]:
-                return f"{odd[0]!r} is not a plain file name"
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        return f"a part of it is missing or of another kind ({error!r})"
-    return ""
 
 
 def _looked_at(folder: str, dataset: Dataset, findings: list[Finding]) -> Iterator[tuple[Place, Row, Look]]:
@@ -135,12 +109,13 @@ def _rows(folder: str, dataset: Dataset, split: str, name: str, findings: list[F
             findings.append(Finding("shard", f"{name}: columns {', '.join(other) or 'beyond those'} differ", split))
             return
         for group in range(shard.metadata.num_row_groups):
+            check_group(shard, group, shard.schema_arrow.names)
             rows = shard.read_row_group(group)
             for number in range(rows.num_rows):
-                (row,) = rows.slice(number, 1).to_pylist()
+                row = row_of(rows, number)
                 add_to_hash(digest, row)
                 yield (split, name, group, number), row
-    except (OSError, pa.ArrowException, KeyError) as error:
+    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         findings.append(Finding("shard", f"{name} cannot be read: {error}", split))
         return
     if digest.hexdigest() != dataset.splits[split]["shards"][name]:

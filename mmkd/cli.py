@@ -14,6 +14,7 @@ from mmkd.config import JobError, Settings, SettingsError
 from mmkd.config.changes import explain
 from mmkd.config.yaml_text import load_yaml
 from mmkd.interruptions import StoppedError
+from mmkd.trust import trust
 
 SHORT = {
     "--dry-run": "--run.dry_run",
@@ -44,6 +45,7 @@ def main(
 ) -> None:
     """Run a job from the command line; the last line of standard output is its result as one JSON object."""
     settings = load_settings(None, job=job, about=about, program=program, **defaults)
+    trust([settings.student.arch, settings.teacher.arch])
     try:
         result = run(settings)
     except StoppedError as error:

@@ -15,9 +15,11 @@ import simplejpeg
 import soundfile
 from numpy.typing import NDArray
 
-from mmkd.media.images import decode_image
-from mmkd.media.video import MAX_PIXELS, said
-from mmkd.shards import Dataset, Row
+from mmkd.dataset import Dataset
+from mmkd.media.images import decode_image, jpeg_pixels
+from mmkd.media.sound import check_sound
+from mmkd.media.video import MAX_PIXELS, decoder_options, said
+from mmkd.shards import Row
 
 Pixels = NDArray[np.uint8]
 
@@ -217,6 +219,7 @@ def _sound(row: Row, dataset: Dataset, look: Look) -> None:
             if sound.channels != 1:
                 look.add("sound", f"{sound.channels} channels where one is kept")
                 return
+            check_sound(sound.frames, sound.samplerate)
             while len(part := sound.read(1 << 16, dtype="int16")):
                 length, least, most = length + len(part), min(least, part.min()), max(most, part.max())
             rate = sound.samplerate
@@ -245,19 +248,22 @@ def _boxes(row: Row, dataset: Dataset, look: Look) -> None:
 def _jpeg_grays(images: Sequence[bytes | None]) -> Iterator[Pixels]:
     for number, image in enumerate(images):
         data = _jpeg(image, number)
-        height, width, *_ = simplejpeg.decode_jpeg_header(data)
-        if height * width > MAX_PIXELS:
-            raise ValueError(f"frame {number + 1} claims {width} x {height} pixels")
+        try:
+            jpeg_pixels(data)
+        except ValueError as error:
+            raise ValueError(f"frame {number + 1}: {error}") from error
         yield simplejpeg.decode_jpeg(data, "GRAY")[..., 0]
 
 
 def _video_grays(videos: Sequence[bytes | None]) -> Iterator[Pixels]:
     try:
-        with av.open(io.BytesIO(_only(videos)), "r") as container:
+        source = io.BytesIO(_only(videos))
+        with av.open(source, "r", format="mp4", options=decoder_options("mp4")) as container:
             stream = container.streams.video[0]
             if stream.width * stream.height > MAX_PIXELS:
                 raise ValueError(f"it claims frames of {stream.width} x {stream.height}")
             stream.codec_context.thread_count = 1
+            stream.codec_context.options = decoder_options()
             for frame in container.decode(stream):
                 if frame.is_corrupt:
                     raise ValueError("a frame is damaged")

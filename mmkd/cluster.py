@@ -9,6 +9,7 @@ from typing import Any
 
 from mmkd.config import Settings, SettingsError
 from mmkd.resources import this_machine
+from mmkd.trust import TRUST
 
 
 @contextmanager
@@ -24,6 +25,10 @@ def ray_session(settings: Settings) -> Iterator[str]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     level = logging.INFO if settings.run.ray_logs else logging.ERROR
     common: dict[str, Any] = {"log_to_driver": settings.run.ray_logs, "logging_level": level}
+    if trusted := os.environ.get(TRUST):
+        common["runtime_env"] = {"env_vars": {TRUST: trusted}}
+        # A submitted job may have brought the variable, which Ray takes for a conflict.
+        os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     address = running_cluster()
     if address:
         context = ray.init(address=address, **common)

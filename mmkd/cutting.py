@@ -24,9 +24,10 @@ from mmkd.extract.sound import resample
 from mmkd.media.clips import VideoWriter
 from mmkd.shards import NO_LABEL, Row
 from mmkd.sources.recording import OVERHANG, Fault, Frame, Media, Recording, Reject, RejectedError, Segment
+from mmkd.storage import MAX_IN_LISTS
 
-MAX_BYTES = 1 << 30
-"""Of a clip's JPEG frames; a clip is held in memory while it is cut, and Parquet cannot keep twice as much in a row."""
+MAX_BYTES, MAX_FRAMES = 1 << 30, 1 << 20
+"""Of a clip, flow included; it is held in memory while it is cut, and Parquet cannot keep twice as much in a row."""
 
 
 @dataclass
@@ -36,7 +37,7 @@ class _Cut:
     Attributes:
         first, last: frame numbers in the recording, last excluded; None: to its end.
         step: frames of the recording from one frame of the clip to the next.
-        numbers, images, flow, boxes: of the frames so far; bytes: of the images.
+        numbers, images, flow, boxes: of the frames so far; bytes: of the images and the flow.
         video: encodes them where they are kept as one video.
         size: width and height, in the recording and of the clip's frames.
         before: the frame before, as the flow method wants it.
@@ -182,10 +183,13 @@ def _begin(segment: Segment, rate: float, fps: float) -> _Cut:
 
 
 def _add(each: _Cut, number: int, frame: Frame, media: Media, fps: float, pack: Pack, computed: _Computed) -> None:
+    if len(each.numbers) == MAX_FRAMES:
+        raise RejectedError("large", f"it has more than {MAX_FRAMES} frames; pack.fps makes them fewer")
     height, width = frame.pixels.shape[:2]
     if each.numbers and each.size[1] != (width, height):
         raise RejectedError("damaged", f"frame {number + 1} is {width} x {height}, the ones before are {each.size[1]}")
     each.size = (frame.size, (width, height))
+    flows = len(each.flow)
     computed.look_at(number, frame)
     if media.flow is not None:
         each.flow.append(flow_jpeg(media.flow.read(number, (width, height)), pack.flow_quality))
@@ -196,15 +200,16 @@ def _add(each: _Cut, number: int, frame: Frame, media: Media, fps: float, pack: 
     if computed.detector is not None:
         each.boxes.append(computed.boxes())
     each.numbers.append(number)
+    each.bytes += sum(map(len, each.flow[flows:]))
     if pack.rgb_codec == "jpeg":
         each.images.append(frame.jpeg(pack.quality))
         each.bytes += len(each.images[-1])
-        if each.bytes > MAX_BYTES:
-            said = f"its frames have more than {MAX_BYTES >> 20} MB up to second {len(each.numbers) / fps:.0f}"
-            raise RejectedError("large", f"{said}; pack.fps, pack.short_side or pack.rgb_codec h264 make them less")
     else:
         each.video = each.video or VideoWriter((width, height), fps, pack.crf, pack.gop)
         each.video.add(frame.pixels)
+    if each.bytes + (each.video.written if each.video else 0) > MAX_BYTES:
+        said = f"its frames and flow have more than {MAX_BYTES >> 20} MB up to second {len(each.numbers) / fps:.0f}"
+        raise RejectedError("large", f"{said}; pack.fps, pack.short_side or pack.rgb_codec h264 make them less")
 
 
 def _finish(each: _Cut, media: Media, fps: float, pack: Pack, computed: _Computed) -> Row | RejectedError:
@@ -228,7 +233,7 @@ def _finish(each: _Cut, media: Media, fps: float, pack: Pack, computed: _Compute
             "rgb": each.images if each.video is None else [each.video.close()],
             "flow": flow or None,
             "audio": audio,
-            "boxes": None if not boxes else [box_rows(one, pack.box_score) for one in boxes],
+            "boxes": None if not boxes else _box_lists(boxes, pack.box_score),
             "num_frames": number,
             "width": each.size[1][0],
             "height": each.size[1][1],
@@ -299,6 +304,13 @@ def box_rows(boxes: NDArray, min_score: float = 0.0) -> list[dict[str, float]]:
         raise RejectedError("boxes", "a box is not finite")
     kept = boxes[boxes["score"] >= min_score]
     return [{name: (float if name in corners else int)(box[name]) for name in boxes.dtype.names or ()} for box in kept]
+
+
+def _box_lists(boxes: Sequence[NDArray], min_score: float) -> list[list[dict[str, float]]]:
+    if (number := sum(int((one["score"] >= min_score).sum()) for one in boxes)) > MAX_IN_LISTS:
+        said = f"it has {number} boxes, more than {MAX_IN_LISTS}"
+        raise RejectedError("large", f"{said}; pack.box_score or pack.fps makes them fewer")
+    return [box_rows(one, min_score) for one in boxes]
 
 
 def _flac(samples: NDArray[np.int16], sample_rate: int) -> bytes:

@@ -16,12 +16,13 @@ import numpy as np
 from mmkd import __version__
 from mmkd.config import MODALITIES, Pack, Settings
 from mmkd.cutting import cut
+from mmkd.dataset import Dataset
 from mmkd.extract.boxes import TorchvisionDetector
 from mmkd.extract.flow import make_flow
 from mmkd.packing_plan import FREE_TO_CHANGE, Packing, Task, plan_packing
 from mmkd.rejects import save_rejects, summary
 from mmkd.runs import differences
-from mmkd.shards import Dataset, ShardWriter
+from mmkd.shards import ShardWriter
 from mmkd.sources.recording import Reject
 from mmkd.storage import delete_folder, is_file, join, list_files, read_text, size_of, write_bytes
 

@@ -18,10 +18,11 @@ import numpy as np
 
 from mmkd.bank.use import BankUse, look_up
 from mmkd.config import Network, Settings, Teachers
+from mmkd.dataset import Dataset, open_dataset
 from mmkd.plan import PADDING, Plan, chosen_share
 from mmkd.reader import PADDED, REAL, Block, read_unit
 from mmkd.runs import write_json
-from mmkd.shards import NO_LABEL, Dataset, Manifest, open_dataset, read_manifest
+from mmkd.shards import NO_LABEL, Manifest, read_manifest
 from mmkd.telemetry import TeacherMetrics
 from mmkd.watchdog import HANGS, Watchdog
 

@@ -5,15 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import simplejpeg
 
 from mmkd.config import Views
+from mmkd.dataset import Dataset
 from mmkd.extract.sound import resample
-from mmkd.media.clips import MAX_VIEW_PIXELS, decode_frames
-from mmkd.media.images import jpeg_pixels
+from mmkd.media.clips import decode_frames, decode_jpegs
 from mmkd.media.sound import check_sound, decode_sound
 from mmkd.plan import PADDING, Clips
-from mmkd.shards import NO_LABEL, Dataset, Manifest, read_rows
+from mmkd.shards import NO_LABEL, Manifest, read_rows
 from mmkd.views import (
     Grids,
     Mix,
@@ -39,7 +38,7 @@ REAL, PADDED, UNREADABLE, BAD_IMAGE, BAD_LENGTH, BAD_SOUND, BAD_BOX, BAD_LABEL, 
 STATUS = {
     PADDED: "padding",
     UNREADABLE: "its shard cannot be read",
-    BAD_IMAGE: "a frame cannot be decoded",
+    BAD_IMAGE: "a frame cannot be decoded, or claims an absurd size",
     BAD_LENGTH: "it has fewer frames than its manifest says, or frames of different sizes",
     BAD_SOUND: "its sound cannot be decoded",
     BAD_BOX: "a box is not finite",
@@ -168,10 +167,8 @@ class _Source:
             if video and missing:
                 decoded |= decode_frames(frames[0], missing)
             elif missing:
-                if sum(jpeg_pixels(frames[index]) for index in missing) > MAX_VIEW_PIXELS:
-                    raise ValueError(f"{len(missing)} frames claim absurdly many pixels")
-                decoded |= {index: simplejpeg.decode_jpeg(frames[index], "RGB") for index in missing}
-        except (ValueError, IndexError, TypeError) as error:  # the last: null in place of a frame
+                decoded |= decode_jpegs(frames, missing)
+        except (ValueError, IndexError, TypeError) as error:  # the last: null in place of a video
             raise BrokenClipError(BAD_IMAGE) from error
         if len({frame.shape for frame in decoded.values()}) > 1:
             raise BrokenClipError(BAD_LENGTH)

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from mmkd.config import MODALITIES, Settings, SettingsError
+from mmkd.dataset import Dataset
 from mmkd.pipeline import Work, cached_dataset, cached_manifest
 from mmkd.plan import Clips, Plan, chosen_share, hold_out
 from mmkd.reader import sound_rate
-from mmkd.shards import Dataset, Manifest
+from mmkd.shards import Manifest
 from mmkd.storage import name_of
 
 

@@ -1,10 +1,9 @@
 """Shards: a data set as a folder of `dataset.json` and SPLIT/*.parquet, one row a clip (docs/data.md)."""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,25 +13,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mmkd.config import MODALITIES
+from mmkd.dataset import open_dataset
 from mmkd.storage import (
     StrPath,
     check_group,
-    is_file,
     is_remote,
     join,
     locate,
     open_parquet,
-    read_text,
     row_of,
-    write_bytes,
 )
 
-SCHEMA_VERSION = 1
 NO_LABEL = -1
 MAX_GROUP_BYTES = 1 << 28
 """Row groups of long clips have fewer rows than others."""
-MAX_SAMPLE_RATE = 768_000
+BOX_BYTES = 32
+"""Of a box in a shard, about."""
 Row = dict[str, Any]
 """One clip: a value for each column of a shard."""
 
@@ -62,96 +58,6 @@ def schema(heads: Sequence[str], multi_label: Collection[str] = ()) -> pa.Schema
             ("meta", pa.map_(pa.string(), pa.string())),
         ]
     )
-
-
-@dataclass
-class Dataset:
-    """What dataset.json says.
-
-    Attributes:
-        heads: head name to class names.
-        modalities: those that at least some clips have.
-        splits: split name to {"clips": n, "shards": {file name: SHA-256 of its rows}}.
-        flow: bound, frame step and the frame size that the pixels refer to.
-        sample_rate: of the sound, samples per second.
-        made_by: source, its settings and the versions that made it.
-        multi_label: heads in which a clip may have any number of classes.
-        rgb_codec: jpeg, a JPEG a frame; h264, one MP4 for all frames of a clip.
-        notes: what the source says of it: classes of the tail, participants that training does not see.
-    """
-
-    heads: dict[str, list[str]]
-    modalities: list[str]
-    splits: dict[str, dict[str, Any]]
-    fps: float
-    flow: dict[str, Any] = field(default_factory=dict)
-    sample_rate: int = 0
-    made_by: dict[str, Any] = field(default_factory=dict)
-    version: int = SCHEMA_VERSION
-    multi_label: list[str] = field(default_factory=list)
-    rgb_codec: str = "jpeg"
-    notes: dict[str, Any] = field(default_factory=dict)
-
-    def save(self, folder: StrPath) -> None:
-        write_bytes(join(folder, "dataset.json"), (json.dumps(asdict(self), indent=2) + "\n").encode())
-
-    @property
-    def fingerprint(self) -> str:
-        """First 16 hex digits of a SHA-256 over the classes and the content of every shard."""
-        parts = [self.version, self.heads, self.splits, *([self.multi_label] if self.multi_label else [])]
-        content = json.dumps(parts, sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def open_dataset(folder: StrPath) -> Dataset:
-    """Read dataset.json.
-
-    Raises:
-        FileNotFoundError: the folder is no data set.
-        ValueError: it was written by a newer mmkd, is damaged, or says what cannot be.
-    """
-    path = join(folder, "dataset.json")
-    if not is_file(path):
-        raise FileNotFoundError(
-            f"{folder} is not a data set: it has no dataset.json. Make one with rayjobs/pack.py, or set data.folder."
-        )
-    try:
-        content = json.loads(read_text(path))
-        if content["version"] > SCHEMA_VERSION:
-            raise ValueError(f"{path} has version {content['version']}, newer than this mmkd: update mmkd.")
-        dataset = Dataset(**content)
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error!r}; pack the data set again.") from error
-    if wrong := _described_wrongly(dataset):
-        raise ValueError(f"{path} cannot be used: {wrong}; pack the data set again.")
-    return dataset
-
-
-def _described_wrongly(dataset: Dataset) -> str:
-    """Why nothing can be done with what dataset.json says; empty: it can."""
-    try:
-        if dataset.version != SCHEMA_VERSION:
-            return f"version is {dataset.version!r}"
-        if not dataset.heads or not all(names and len({*names}) == len(names) for names in dataset.heads.values()):
-            return "heads must have class names that differ"
-        if not all(isinstance(name, str) for names in dataset.heads.values() for name in names):
-            return "class names must be text"
-        if dataset.rgb_codec not in ("jpeg", "h264"):
-            return f"rgb_codec is {dataset.rgb_codec!r}"
-        if not set(dataset.modalities) <= set(MODALITIES) or not set(dataset.multi_label) <= set(dataset.heads):
-            return "it names a modality or a multi-label head that there is not"
-        if "flow" in dataset.modalities and not dataset.flow["bound"] > 0:
-            return "flow has no bound"
-        if not isinstance(dataset.sample_rate, int) or not 0 <= dataset.sample_rate <= MAX_SAMPLE_RATE:
-            return f"sample_rate is {dataset.sample_rate!r}, not 0 to {MAX_SAMPLE_RATE}"
-        for split, entry in dataset.splits.items():
-            if int(entry["clips"]) < 0 or not all(isinstance(digest, str) for digest in entry["shards"].values()):
-                return f"split {split!r} has no number of clips or hash of a shard"
-            if odd := [name for name in (split, *entry["shards"]) if not name or "/" in name or name in (".", "..")]:
-                return f"{odd[0]!r} is not a plain file name"
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        return f"a part of it is missing or of another kind ({error!r})"
-    return ""
 
 
 @dataclass
@@ -248,18 +154,19 @@ def read_rows(
 ) -> Iterable[dict[str, Any] | OSError]:
     """Rows of the given clips with only the columns of the modalities; an error instead of a row that cannot
     be read."""
-    columns = ["clip_id", "fps", "width", "height", *modalities]
+    columns = ("clip_id", "fps", "width", "height", *modalities)
     for clip in clips:
         path = join(manifest.folder, manifest.files[manifest.file[clip]])
         try:
-            shard, group = _shard(path), int(manifest.group[clip])
-            check_group(shard, group, columns)
-            rows = shard.read_row_group(group, columns=columns, use_threads=False)
+            size, group = _size(path), int(manifest.group[clip])
+            _check_once(path, size, group, columns)
+            rows = _open_shard(path, size).read_row_group(group, columns=columns, use_threads=False)
             row = row_of(rows, int(manifest.row[clip]))
             if row["clip_id"] != manifest.clip_ids[clip]:
                 raise OSError(f"{path} holds clip {row['clip_id']!r} where {manifest.clip_ids[clip]!r} was packed")
         except (OSError, pa.ArrowException, IndexError, ValueError) as error:
             _open_shard.cache_clear()
+            _check_once.cache_clear()
             yield error if isinstance(error, OSError) else OSError(str(error))
         else:
             yield row
@@ -295,7 +202,7 @@ class ShardWriter:
     def add(self, row: Row) -> None:
         add_to_hash(self._digest, row)
         self._waiting.append(row)
-        self._bytes += sum(map(len, row["rgb"] or ()))
+        self._bytes += _bytes_of(row)
         self.rows += 1
         if len(self._waiting) == self.row_group or self._bytes > MAX_GROUP_BYTES:
             self._flush()
@@ -327,6 +234,12 @@ class ShardWriter:
         self._waiting, self._bytes = [], 0
 
 
+def _bytes_of(row: Row) -> int:
+    """About what a row takes in a shard."""
+    images = [*(row["rgb"] or ()), *(row["flow"] or ()), row["audio"]]
+    return sum(map(len, filter(None, images))) + BOX_BYTES * sum(map(len, filter(None, row["boxes"] or ())))
+
+
 def write_shard(
     path: StrPath, rows: Iterable[Row], heads: Sequence[str], row_group: int, multi_label: Collection[str] = ()
 ) -> str:
@@ -356,7 +269,12 @@ def add_to_hash(digest: Any, row: Row) -> None:
 
 def _shard(path: str) -> pq.ParquetFile:
     """An open shard, opened again if its size has changed: reading past the end of a mapped file ends the process."""
-    return _open_shard(path, -1 if is_remote(path) else Path(path).stat().st_size)
+    return _open_shard(path, _size(path))
+
+
+def _size(path: str) -> int:
+    """Bytes of a shard; -1 in a store, where files are not mapped and do not change."""
+    return -1 if is_remote(path) else Path(path).stat().st_size
 
 
 @lru_cache(maxsize=64)
@@ -369,3 +287,9 @@ def _open_shard(path: str, size: int) -> pq.ParquetFile:
         if given != wanted.type and not (wanted.name == "labels" and isinstance(given, pa.StructType)):
             raise ValueError(f"{path} has no column {wanted.name} of {wanted.type}; pack the data set again.")
     return shard
+
+
+@lru_cache(maxsize=1 << 14)
+def _check_once(path: str, size: int, group: int, columns: tuple[str, ...]) -> None:
+    """As :func:`mmkd.storage.check_group`, which takes as long as a tenth of a clip's reading."""
+    check_group(_open_shard(path, size), group, columns)

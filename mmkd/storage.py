@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 from urllib.parse import unquote
 
+import pyarrow as pa
 from pyarrow import fs
 
 StrPath = str | os.PathLike[str]
@@ -260,14 +261,10 @@ def row_of(rows: Any, number: int) -> dict[str, Any]:
         IndexError: there is no such row.
         ValueError: it has absurdly many frames or boxes.
     """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    one = rows.slice(number, 1)
-    for name in ("rgb", "flow", "boxes"):
-        values = one[name] if name in one.column_names else pa.chunked_array([], pa.int8())
-        while pa.types.is_list(values.type):
-            values = pc.list_flatten(values)
+    for name in {"rgb", "flow", "boxes"}.intersection(rows.column_names):
+        values = rows[name][number].values
+        while values is not None:
             if len(values) > MAX_IN_LISTS:
                 raise ValueError(f"it has {len(values)} {name}, more than {MAX_IN_LISTS}")
-    return one.to_pylist()[0]
+            values = values.flatten() if isinstance(values, pa.ListArray) else None
+    return rows.slice(number, 1).to_pylist()[0]

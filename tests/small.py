@@ -7,9 +7,10 @@ import torch
 
 from mmkd.config import Settings
 from mmkd.cutting import cut
+from mmkd.dataset import Dataset
 from mmkd.extract.flow import make_flow
 from mmkd.models import create_model, save_model
-from mmkd.shards import Dataset, write_shard
+from mmkd.shards import write_shard
 from mmkd.sources.clip import BOX_DTYPE, Clip, Made
 from mmkd.sources.recording import Reject
 

@@ -97,7 +97,7 @@ def test_a_fresh_bank_is_sound_and_inspect_says_what_it_holds(root, run):
     assert list(facts["teachers"]) == ["rgb", "flow", "boxes"] and facts["heads"] == {"verb": 3, "noun": 2}
     assert facts["answers_of_views"] == [37, 37] and 0 < facts["answers_of_test_view"] < 37
     assert facts["answers"] == 74 + facts["answers_of_test_view"]
-    assert facts["broken_clips"] == {"a frame cannot be decoded": 1}
+    assert facts["broken_clips"] == {"a frame cannot be decoded, or claims an absurd size": 1}
     assert "views 0 to 1: 37 of 37 clips each" in said and "mixup 0.5" in said and "jitter 0.25" not in said
     on_disk = sum(path.stat().st_size for path in (root / "banks" / "bank" / "parts").iterdir())
     assert facts["over_raw_fp16_logits"] == pytest.approx(on_disk / (facts["answers"] * 3 * 5 * 2), abs=1e-3)

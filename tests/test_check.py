@@ -1,6 +1,5 @@
 """Checking a data set finds what is wrong with it, and shows it to a person."""
 
-import io
 import json
 import re
 
@@ -9,15 +8,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import simplejpeg
-import soundfile
 
 from mmkd.check import check_dataset
 from mmkd.clip_checks import WARNINGS, Finding, look_at
 from mmkd.cutting import as_bytes, flow_jpeg
+from mmkd.dataset import Dataset, open_dataset
 from mmkd.media.clips import VideoWriter
 from mmkd.report.contact_sheet import MOST_CLIPS, Choice
 from mmkd.report.pictures import flow_colours, with_boxes
-from mmkd.shards import Dataset, open_dataset
+from tests.hostile import endless, flac, huge
 from tests.small import FPS, FRAMES, HEADS, HEIGHT, RATE, WIDTH, encode_clip, make_clip, small_settings, write_dataset
 
 
@@ -46,23 +45,6 @@ def row(tmp_path):
     return encode_clip(make_clip("train", 5), small_settings(tmp_path))
 
 
-def flac(samples: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, samples.astype(np.int16), RATE, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
-
-
-def absurd(image: bytes) -> bytes:
-    """The JPEG with a header that claims far more pixels."""
-    at = image.index(b"\xff\xc0") + 5
-    return image[:at] + (65000).to_bytes(2, "big") * 2 + image[at + 4 :]
-
-
-def endless(sound: bytes) -> bytes:
-    """The FLAC file with a header that claims 2^36 - 1 samples."""
-    return sound[:21] + bytes([sound[21] | 15]) + b"\xff" * 4 + sound[26:]
-
-
 def jpeg(width: int, height: int, value: int = 128) -> bytes:
     return simplejpeg.encode_jpeg(np.full((height, width, 3), value, np.uint8), 90, "RGB", "444")
 
@@ -77,7 +59,7 @@ BOX = {"x1": 0.1, "y1": 0.1, "x2": 0.2, "y2": 0.2, "score": 0.5, "category": 1, 
         ({"labels": {"verb": 3, "noun": 0}}, "label", "verb is 3, of 3 classes"),
         ({"rgb": [b"no image"] * FRAMES}, "frames", ""),
         ({"rgb": [None] * FRAMES}, "frames", "frame 1 is no JPEG"),
-        ({"rgb": [absurd(jpeg(WIDTH, HEIGHT))] * FRAMES}, "frames", "claims 65000 x 65000"),
+        ({"rgb": [huge(jpeg(WIDTH, HEIGHT))] * FRAMES}, "frames", "claims 65000 x 65000"),
         ({"rgb": [jpeg(WIDTH, HEIGHT)] * 4}, "frames", "4 frames where num_frames is 6"),
         ({"rgb": [jpeg(WIDTH, HEIGHT)] * 5 + [jpeg(9, 9)]}, "frames", "different sizes"),
         ({"width": 99}, "frames", "32 x 24 where the row says 99 x 24"),
@@ -120,7 +102,8 @@ def test_faults_of_shards_and_doubles_fail_the_job_and_are_all_listed(tmp_path):
 
     folder = write_dataset(tmp_path / "data" / "bad", double)
     table = pq.read_table(folder / "test" / "00000.parquet")
-    pq.write_table(table.slice(1), folder / "test" / "00000.parquet")
+    plain = {"compression": "none", "use_dictionary": False}
+    pq.write_table(table.slice(1), folder / "test" / "00000.parquet", **plain)
     (folder / "train" / "00000.parquet").write_bytes(b"gone")
     said = []
     with pytest.raises(ValueError, match=r"faults .*check\.json lists all"):

@@ -8,14 +8,16 @@ from itertools import pairwise
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import simplejpeg
 import soundfile
 
 from mmkd import reader
 from mmkd.cutting import as_bytes
+from mmkd.dataset import open_dataset
 from mmkd.extract.flow import make_flow
 from mmkd.plan import PADDING, TEST_VIEW
 from mmkd.reader import read_unit
-from mmkd.shards import hash_rows, open_dataset, read_manifest
+from mmkd.shards import hash_rows, read_manifest
 from tests.small import FRAMES, HEADS, SPLITS, make_clip, small_settings, write_dataset
 
 ALL = ("rgb", "flow", "audio", "boxes")
@@ -48,7 +50,7 @@ def test_flow_jpegs_keep_motion_to_a_fraction_of_a_pixel(home):
     flow = np.stack([as_bytes(method.flow(a, b), 8.0) for a, b in pairwise(frames)])
     flow = np.concatenate([flow, flow[-1:]])  # the last frame's flow repeats the one before it
     row = pq.read_table(home / "data" / "small" / "train" / "00000.parquet").slice(7, 1).to_pylist()[0]
-    decoded = np.stack([reader.simplejpeg.decode_jpeg(frame, "RGB")[..., :2] for frame in row["flow"]])
+    decoded = np.stack([simplejpeg.decode_jpeg(frame, "RGB")[..., :2] for frame in row["flow"]])
     assert flow.shape == decoded.shape == (FRAMES, 24, 32, 2)
     assert (decoded[-1] == decoded[-2]).all()
     assert np.abs(decoded.astype(int) - flow).mean() * 8 / 127 < 0.15
@@ -177,8 +179,8 @@ def test_a_grid_of_test_views_lies_on_an_axis_of_its_own(home):
 def test_several_views_of_a_clip_in_a_unit_come_from_one_decoding(home, monkeypatch):
     folder = home / "data" / "small"
     calls = []
-    decode = reader.simplejpeg.decode_jpeg
-    monkeypatch.setattr(reader.simplejpeg, "decode_jpeg", lambda *a: calls.append(1) or decode(*a))
+    decode = simplejpeg.decode_jpeg
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *a: calls.append(1) or decode(*a))
     both = read_with(folder, [5, 5, 6, 6], view=np.array([0, 1, 0, 1]))
     assert len(calls) <= 2 * 2 * FRAMES  # two clips, RGB and flow, each frame once at most
     for row, (clip, view) in enumerate([(5, 0), (5, 1), (6, 0), (6, 1)]):

@@ -9,8 +9,8 @@ import pytest
 from mmkd.check import check_dataset
 from mmkd.cli import load_settings
 from mmkd.config import Settings
+from mmkd.dataset import open_dataset
 from mmkd.jobs import pack_data, train_teacher
-from mmkd.shards import open_dataset
 from tests import samples
 
 DOCS = Path(__file__).parents[1] / "docs" / "data.md"

@@ -9,6 +9,7 @@ import torch
 
 from mmkd.cluster import ray_session
 from mmkd.config import SettingsError
+from mmkd.dataset import open_dataset
 from mmkd.evaluation.answers import Answers, answers_path
 from mmkd.evaluation.ensembles import stacked
 from mmkd.evaluation.job import evaluate, grids_of
@@ -16,7 +17,6 @@ from mmkd.evaluation.split import split_logits
 from mmkd.metrics import topk_accuracy
 from mmkd.models import create_model, load_model, save_model
 from mmkd.scoring import score
-from mmkd.shards import open_dataset
 from mmkd.teachers import combine
 from tests.small import HEADS, SPLITS, small_settings, write_dataset, write_teachers
 

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from mmkd.config import Settings
+from mmkd.dataset import Dataset
 from mmkd.jobs import distill
 from mmkd.models import create_model, save_model
 from mmkd.runs import read_metrics
-from mmkd.shards import Dataset, write_shard
+from mmkd.shards import write_shard
 from mmkd.sources.clip import BOX_DTYPE, Clip
 from tests.small import encode_clip
 

@@ -161,7 +161,9 @@ def test_a_few_broken_clips_are_listed_and_many_fail_the_job(tmp_path):
     result = distill(settings_of(tmp_path, "some", data={"max_broken_share": 0.1}))
     assert result["broken_clips"] == 1
     rejects = read_lines(tmp_path / "runs" / "some" / "rejects.jsonl")
-    assert rejects == [{"split": "train", "clip_id": "train-004", "reason": "a frame cannot be decoded"}]
+    assert rejects == [
+        {"split": "train", "clip_id": "train-004", "reason": "a frame cannot be decoded, or claims an absurd size"}
+    ]
     with pytest.raises(ValueError, match=r"max_broken_share.*train clip train-004: a frame cannot be decoded"):
         distill(settings_of(tmp_path, "none", data={"max_broken_share": 0.0}))
 

@@ -12,11 +12,13 @@ import simplejpeg
 from mmkd import cutting, packing, packing_plan, shards
 from mmkd.config import Pack
 from mmkd.cutting import cut
+from mmkd.dataset import open_dataset
 from mmkd.extract.flow import make_flow
 from mmkd.packing import pack
 from mmkd.rejects import read_rejects
-from mmkd.shards import hash_rows, open_dataset, read_manifest
-from mmkd.sources.recording import Reject, Segment
+from mmkd.shards import hash_rows, read_manifest
+from mmkd.sources.clip import BOX_DTYPE
+from mmkd.sources.recording import Reject, RejectedError, Segment
 from mmkd.sources.video import VideoRecording
 from tests.small import small_settings
 from tests.videos import click, number_of, write_video
@@ -238,9 +240,32 @@ def test_what_nobody_foresaw_and_clips_too_large_are_rejects_too(video, monkeypa
     assert (reject.kind, reject.reason) == ("other", "ZeroDivisionError: division by zero")
 
 
+def test_a_clip_is_too_large_by_its_frames_its_flow_its_video_or_its_boxes(video, monkeypatch):
+    def packed(settings, **most) -> str:
+        with monkeypatch.context() as patch:
+            for name, value in most.items():
+                patch.setattr(cutting, name, value)
+            (result,) = rows_of(video, [segment("a")], **settings)
+        return result.reason if isinstance(result, Reject) else f"{result['num_frames']} frames"
+
+    (whole,) = rows_of(video, [segment("a")])
+    frames, flow = (sum(map(len, whole[name][:-1])) for name in ("rgb", "flow"))
+    assert packed({}, MAX_FRAMES=40) == "40 frames" and "more than 39 frames" in packed({}, MAX_FRAMES=39)
+    assert packed({"flow": "none"}, MAX_BYTES=frames + flow) == "40 frames"
+    assert "its frames and flow have more than" in packed({}, MAX_BYTES=frames + flow)
+    assert "more than 0 MB up to second" in packed({"rgb_codec": "h264", "flow": "none"}, MAX_BYTES=900)
+    boxes = np.zeros(3, BOX_DTYPE)
+    boxes["score"] = [0.9, 0.9, 0.1]
+    monkeypatch.setattr(cutting, "MAX_IN_LISTS", 4)
+    assert len(cutting._box_lists([boxes, boxes], 0.5)) == 2
+    with pytest.raises(RejectedError, match="6 boxes, more than 4"):
+        cutting._box_lists([boxes, boxes], 0.0)
+
+
 def test_row_groups_of_long_clips_have_fewer_rows(tmp_path, monkeypatch, video):
     rows = [row | {"clip_id": str(n)} for n in range(5) for row in rows_of(video, [segment("a")])]
-    for most, groups in ((1 << 28, [4, 1]), (40 * len(rows[0]["rgb"][0]) + 40, [2, 2, 1])):
+    size = sum(map(len, [*rows[0]["rgb"], *rows[0]["flow"], rows[0]["audio"]]))
+    for most, groups in ((1 << 28, [4, 1]), (2 * size, [3, 2]), (2 * size - 1, [2, 2, 1])):
         monkeypatch.setattr(shards, "MAX_GROUP_BYTES", most)
         digest = shards.write_shard(tmp_path / "a.parquet", rows, ["action"], 4)
         file = pq.ParquetFile(tmp_path / "a.parquet")

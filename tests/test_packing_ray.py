@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmkd.shards import open_dataset
+from mmkd.dataset import open_dataset
 from tests.processes import descendants, wait_for
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -7,9 +7,9 @@ import pytest
 
 from mmkd import packing_plan, storage
 from mmkd.check import check_dataset
+from mmkd.dataset import open_dataset
 from mmkd.jobs import distill, train_teacher
 from mmkd.packing import pack
-from mmkd.shards import open_dataset
 from mmkd.sources.recording import Segment
 from mmkd.sources.video import VideoRecording
 from tests.small import small_settings

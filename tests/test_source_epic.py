@@ -15,8 +15,9 @@ import soundfile
 
 from mmkd.config import Pack, Source
 from mmkd.cutting import cut
+from mmkd.dataset import open_dataset
 from mmkd.packing import pack
-from mmkd.shards import NO_LABEL, open_dataset, read_manifest
+from mmkd.shards import NO_LABEL, read_manifest
 from mmkd.sources.clip import BOX_DTYPE
 from mmkd.sources.epic import make
 from mmkd.sources.hand_objects import detections, messages_in

@@ -9,10 +9,10 @@ import pytest
 import simplejpeg
 
 from mmkd.config import Source
+from mmkd.dataset import open_dataset
 from mmkd.packing import pack
 from mmkd.plan import hold_out
 from mmkd.rejects import read_rejects
-from mmkd.shards import open_dataset
 from mmkd.sources.folder import make
 from mmkd.sources.manifest import seconds
 from mmkd.sources.recording import Reject

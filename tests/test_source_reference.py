@@ -13,9 +13,9 @@ import soundfile
 from PIL import Image
 
 from mmkd.config import Settings
+from mmkd.dataset import open_dataset
 from mmkd.packing import pack
 from mmkd.rejects import read_rejects
-from mmkd.shards import open_dataset
 from mmkd.sources import make_source
 from mmkd.sources.recording import RejectedError
 from mmkd.sources.reference_media import (

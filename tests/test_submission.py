@@ -8,9 +8,9 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 
+from mmkd.dataset import Dataset
 from mmkd.metrics import softmax
 from mmkd.report.predictions import Predictions
-from mmkd.shards import Dataset
 from mmkd.sources.ssv2 import read_classes
 from mmkd.submission import write_submission
 from mmkd.submission.epic import check_epic_submission, epic_submission, top_actions, write_epic_submission

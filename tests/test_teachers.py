@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mmkd.competence import judge
+from mmkd.dataset import open_dataset
 from mmkd.evaluation.split import split_logits
 from mmkd.jobs import distill
 from mmkd.matching import check_teachers
@@ -14,7 +15,7 @@ from mmkd.metrics import softmax
 from mmkd.models import create_model, load_model, save_model
 from mmkd.plan import PADDING
 from mmkd.reader import read_unit
-from mmkd.shards import open_dataset, read_manifest
+from mmkd.shards import read_manifest
 from mmkd.teachers import Ensemble
 from mmkd.weigh import weigh
 from tests.small import HEADS, small_settings

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from mmkd.config import Settings, SettingsError
+from mmkd.dataset import open_dataset
 from mmkd.jobs import distill, train_teacher
 from mmkd.models import create_model, load_model, save_model
 from mmkd.optimizing import Updater
 from mmkd.plan import Plan
 from mmkd.runs import read_metrics
-from mmkd.shards import open_dataset
 from tests.small import HEADS, small_settings, write_dataset, write_teachers
 
 PLAIN = {"scale": (1.0, 1.0), "jitter": 0.0, "hue": 0.0}

@@ -16,6 +16,7 @@ from mmkd.bank.verify import verification_lines, verify_bank
 from mmkd.cli import load_settings
 from mmkd.config import Settings
 from mmkd.progress import say
+from mmkd.trust import trust
 
 INSPECT = """Say what a bank is made of, what it holds, and what of it is damaged. All of it is read; neither the data
 set nor the teachers are needed. Exit status 1 where anything is damaged."""
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--clips is {arguments.clips}; a sample has at least one answer")
     own = {"precision": "fp32", "threads": os.cpu_count() or 1}
     settings = load_settings(rest, job="mmkd.bank", about=__doc__ or "", program="python -m mmkd.bank", teachers=own)
+    trust([settings.student.arch, settings.teacher.arch])
     try:
         folder = find_bank(settings, arguments.folder)
         if arguments.command == "inspect":

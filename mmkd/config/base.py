@@ -4,6 +4,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mmkd.storage import refuse_secrets
+
 Modality = Literal["rgb", "flow", "audio", "boxes"]
 MODALITIES: tuple[Modality, ...] = get_args(Modality)
 Positive = Annotated[int, Field(gt=0)]
@@ -19,7 +21,21 @@ class JobError(RuntimeError):
     """A job that was carried out and did not come to its end; the message says why, and what to do."""
 
 
+def without_secrets(section: str, **paths: str) -> None:
+    """Refuse paths with credentials in them. For validators of a whole section, whose error does not show its values.
+
+    Raises:
+        ValueError: one has some; it names the field.
+    """
+    for name, path in paths.items():
+        try:
+            refuse_secrets(path)
+        except ValueError as error:
+            raise ValueError(f"{section}.{name}: {error}") from None
+
+
 class Section(BaseModel):
     """A section of the settings; each field's docstring is its help text."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    # pydantic would show the values of a section, of which one may be a secret.
+    model_config = ConfigDict(extra="forbid", validate_default=True, hide_input_in_errors=True)

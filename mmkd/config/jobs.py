@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mmkd.config.base import Part, Positive, Section, Share
+from mmkd.config.base import Part, Positive, Section, Share, without_secrets
 
 
 class Run(Section):
@@ -69,6 +69,11 @@ class Data(Section):
     """The job fails when more than this share of the clips it read were broken."""
     limit: Annotated[int, Field(ge=0)] = 0
     """Use only the first clips of each split, for trying things out; 0: all."""
+
+    @model_validator(mode="after")
+    def _folder(self) -> "Data":
+        without_secrets("data", folder=self.folder)
+        return self
 
 
 class Resources(Section):

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from mmkd.config.base import Positive, Section, Share
+from mmkd.config.base import Positive, Section, Share, without_secrets
 
 
 class Source(Section):
@@ -63,7 +63,10 @@ class Source(Section):
 
     @model_validator(mode="after")
     def _paths(self) -> "Source":
-        for name in ("root", "annotations", "boxes", "audio", "flow"):
+        tables = ("train_table", "val_table", "test_table", "classes")
+        folders = ("root", "annotations", "boxes", "audio", "flow")
+        without_secrets("source", **{name: getattr(self, name) for name in (*folders, *tables)})
+        for name in folders:
             path = str(getattr(self, name))
             if path.startswith("~"):
                 path = str(Path(path).expanduser())

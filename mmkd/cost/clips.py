@@ -1,6 +1,5 @@
 """Clips to measure on: some of a split, in memory as they are stored, and times over them."""
 
-import io
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -8,18 +7,18 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-import simplejpeg
-import soundfile
 from numpy.typing import NDArray
 
 from mmkd.config import Settings, Views
-from mmkd.media.clips import decode_frames
+from mmkd.media.clips import decode_frames, decode_jpegs
+from mmkd.media.sound import decode_sound
 from mmkd.pipeline import cached_dataset, cached_manifest
 from mmkd.plan import TEST_VIEW
 from mmkd.shards import read_rows
 from mmkd.views import View, make_view
 
-CLIPS = 24
+CLIPS, AT_ONCE = 24, 64
+"""Clips that are chosen, and frames that are decoded at a time to see whether they can be."""
 Frames = dict[int, NDArray[np.uint8]]
 
 
@@ -44,15 +43,23 @@ class StoredClip:
         return [(first, first + step) for first in sorted({min(i, last) for i in self.shown}) if first >= 0]
 
     def decode(self, wanted: Collection[int]) -> Frames:
-        """Frames by number, uint8 [height, width, 3]."""
+        """Frames by number, uint8 [height, width, 3].
+
+        Raises:
+            ValueError: one is missing or cannot be decoded, or they claim an absurd size.
+        """
         frames = self.record["rgb"]
         if self.codec == "h264":
             return decode_frames(frames[0], wanted)
-        return {index: simplejpeg.decode_jpeg(frames[index], "RGB") for index in wanted}
+        return decode_jpegs(frames, wanted)
 
     def samples(self) -> tuple[NDArray[np.int16], int]:
-        """The sound, int16 [samples], and its samples per second."""
-        return soundfile.read(io.BytesIO(self.record["audio"]), dtype="int16")
+        """The sound, int16 [samples], and its samples per second.
+
+        Raises:
+            ValueError: it cannot be decoded, or claims an absurd size.
+        """
+        return decode_sound(self.record["audio"])
 
 
 def some_clips(settings: Settings, views: Views, split: str) -> list[StoredClip]:
@@ -68,10 +75,11 @@ def some_clips(settings: Settings, views: Views, split: str) -> list[StoredClip]
         clip = StoredClip(record, length, make_view(views, record["clip_id"], length, TEST_VIEW), codec)
         try:
             if record["rgb"]:
-                clip.decode(range(length))
+                for first in range(0, length, AT_ONCE):
+                    clip.decode(range(first, min(first + AT_ONCE, length)))
             if record["audio"]:
                 clip.samples()
-        except (ValueError, IndexError, RuntimeError):
+        except (ValueError, IndexError, TypeError):
             continue
         clips.append(clip)
     return clips

@@ -16,9 +16,9 @@ from mmkd.cost.clips import CLIPS, Frames, StoredClip, median_over
 from mmkd.cost.network import peak_megabytes
 from mmkd.cost.record import Cost
 from mmkd.cutting import as_bytes
+from mmkd.dataset import Dataset
 from mmkd.extract.boxes import TorchvisionDetector
 from mmkd.extract.flow import FlowMethod, OpenCVFlow, RaftFlow
-from mmkd.shards import Dataset
 from mmkd.views import view_flow
 
 

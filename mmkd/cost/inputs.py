@@ -11,10 +11,10 @@ from mmkd.cost.clips import StoredClip, median_over, some_clips
 from mmkd.cost.extraction import detection_cost, flow_cost, step_cost
 from mmkd.cost.network import use_threads
 from mmkd.cost.record import Cost
+from mmkd.dataset import Dataset
 from mmkd.extract.sound import resample
 from mmkd.pipeline import cached_dataset
 from mmkd.reader import sound_rate
-from mmkd.shards import Dataset
 from mmkd.views import view_audio, view_rgb
 
 USUAL_DETECTOR = "fasterrcnn_mobilenet_v3_large_320_fpn"

@@ -1,6 +1,7 @@
 """A model's answers to every test view of every clip of a split, and the Parquet file that they are kept in."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from mmkd.views import grid_slots
 
 Grid = tuple[int, int]
 """Test views in time by views in space."""
+MAX_VIEWS = 100_000
+"""Of all grids that a file claims to have: each is listed in memory."""
 
 
 @dataclass
@@ -84,6 +87,8 @@ class Answers:
             about = json.loads((table.schema.metadata or {})[b"mmkd"])
             heads = [name.removeprefix("logits/") for name in table.column_names if name.startswith("logits/")]
             grids = [(int(clips), int(crops)) for clips, crops in about["grids"]]
+            if not grids or any(min(grid) < 1 for grid in grids) or sum(map(math.prod, grids)) > MAX_VIEWS:
+                raise ValueError(f"its grids of views are {str(grids)[:80]}, not 1 to {MAX_VIEWS} views")
             slots = len(grid_slots(grids)[0])
             logits = {head: _matrix(table[f"logits/{head}"]).astype(np.float32) for head in heads}
             return cls(

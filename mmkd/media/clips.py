@@ -1,15 +1,18 @@
-"""A clip's frames as one short video: H.264 in MP4 with a key frame every few frames (pack.rgb_codec h264)."""
+"""A clip's frames as shards keep them: a JPEG each, or one short video, H.264 in MP4 with a key frame every few frames
+(pack.rgb_codec)."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from fractions import Fraction
 
 import av
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 
+from mmkd.media.images import jpeg_pixels
 from mmkd.media.video import MAX_PIXELS, decoder_options
 
 MAX_VIEW_PIXELS = 1 << 29
@@ -42,11 +45,30 @@ class VideoWriter:
         even = np.ascontiguousarray(pixels[: self.stream.height, : self.stream.width])
         self.container.mux(self.stream.encode(av.VideoFrame.from_ndarray(even, "rgb24")))
 
+    @property
+    def written(self) -> int:
+        """Bytes of the file so far."""
+        return self.buffer.getbuffer().nbytes
+
     def close(self) -> bytes:
         """The finished MP4 file."""
         self.container.mux(self.stream.encode(None))
         self.container.close()
         return self.buffer.getvalue()
+
+
+def decode_jpegs(images: Sequence[bytes], wanted: Collection[int]) -> dict[int, NDArray[np.uint8]]:
+    """Some of the images, by number.
+
+    Raises:
+        ValueError: one is missing, cannot be decoded, or they claim an absurd size.
+    """
+    try:
+        if (pixels := sum(jpeg_pixels(images[number]) for number in wanted)) > MAX_VIEW_PIXELS:
+            raise ValueError(f"{len(wanted)} frames claim {pixels} pixels")
+        return {number: simplejpeg.decode_jpeg(images[number], "RGB") for number in wanted}
+    except (IndexError, TypeError) as error:  # the latter: null in place of an image
+        raise ValueError(f"a frame is missing: {error}") from error
 
 
 def decode_frames(video: bytes, wanted: Collection[int]) -> dict[int, NDArray[np.uint8]]:

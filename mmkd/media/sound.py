@@ -16,8 +16,8 @@ from mmkd.sources.recording import RejectedError
 Samples = NDArray[np.int16]
 SANE_RATES = (100, 768_000)
 """Samples per second that sound can have; a header can claim any number."""
-MAX_SAMPLES = 1 << 28
-"""Of one clip's sound, all channels together: 90 minutes at 48 kHz. FLAC keeps hours of silence in a few bytes."""
+MAX_SAMPLES = 1 << 29
+"""Of one clip's sound: 3 hours at 48 kHz. FLAC keeps hours of silence in a few bytes."""
 MAX_CHANNELS = 64
 
 
@@ -26,6 +26,7 @@ def check_sound(samples: float, rate: float, channels: int = 1) -> None:
 
     Args:
         samples: of each channel.
+        channels: that are in memory at a time.
 
     Raises:
         ValueError: it would be absurdly long, or its rate or its number of channels is absurd.
@@ -65,7 +66,7 @@ class ContainerSound:
         self.rate = int(self.stream.rate or 0)
 
     def read(self, start: float, stop: float) -> Samples | None:
-        _check(self.name, (stop - start) * self.rate, self.rate, self.stream.channels)
+        _check(self.name, (stop - start) * self.rate, self.rate)
         window = np.zeros(max(1, round((stop - start) * self.rate)), np.int16)
         begin, heard = self.zero + start, False
         mono = av.AudioResampler(format="s16", layout="mono", rate=self.rate)

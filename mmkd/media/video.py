@@ -21,7 +21,7 @@ LONGER_SOUND = 1.5
 SANE_RATES = (0.5, 300.0)
 SANE_ASPECTS = (1 / 8, 8.0)
 """Width of a pixel to its height: 2 is the most that cameras have, and a frame is stretched by it."""
-LONGEST_STILL = 600.0
+LONGEST_STILL = 3600.0
 """Seconds that one frame may be shown. It is repeated as long, so time stamps that leap would be frames without end."""
 MAX_PIXELS = 8192 * 8192
 """Of a frame, twice those of 8K video: a file of a few bytes can claim any size."""

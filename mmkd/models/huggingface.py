@@ -7,6 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+CODE = ("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
+"""What of a model's settings names code elsewhere; which code is run is not for a file to say."""
+
 
 class TokenEncoder(nn.Module):
     """Backbone: a transformers video model, the mean of its last tokens.
@@ -14,7 +17,7 @@ class TokenEncoder(nn.Module):
     Float [batch, channels, frames, height, width] to features [batch, num_features].
 
     Args:
-        config: what the folder's config.json says.
+        config: what the folder's config.json says; code that it names is not run.
     """
 
     channels_last = True
@@ -22,7 +25,7 @@ class TokenEncoder(nn.Module):
     def __init__(self, config: dict[str, Any]):
         super().__init__()
         transformers = _transformers()
-        plain = {key: value for key, value in config.items() if key != "model_type"}
+        plain = {key: value for key, value in without_code(config).items() if key != "model_type"}
         self.network = transformers.AutoModel.from_config(
             transformers.AutoConfig.for_model(config["model_type"], **plain)
         )
@@ -61,9 +64,22 @@ def read_folder(folder: str) -> tuple[dict[str, Any], tuple[list[float], list[fl
 def load_folder(backbone: TokenEncoder, folder: str) -> None:
     """Read the folder's weights (safetensors only) into a backbone that was made from its settings."""
     network = _transformers().AutoModel.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        folder,
+        config=backbone.network.config,  # else that of the folder, with the code that it names
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
     )
     backbone.network.load_state_dict(network.state_dict())
+
+
+def without_code(config: Any) -> Any:
+    """A model's settings, and those of its parts, without what names code."""
+    if isinstance(config, list):
+        return [without_code(each) for each in config]
+    if not isinstance(config, dict):
+        return config
+    return {key: without_code(value) for key, value in config.items() if key not in CODE}
 
 
 def _transformers() -> Any:

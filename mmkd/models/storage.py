@@ -1,7 +1,7 @@
 """Model folders: model.safetensors and model.json, never a pickle.
 
 Anybody may have made one. So model.json is checked before anything is built of it, and code that it names is not
-imported unless it is trusted: by MMKD_TRUST_ARCH, by the caller, or because this process kept such a network itself.
+imported unless it is trusted (:mod:`mmkd.trust`): also by the caller, or because this process kept such a network.
 """
 
 import hashlib
@@ -18,10 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mmkd.models.create import ModelSpec, Recogniser, create_model
+from mmkd.models.huggingface import without_code
+from mmkd.trust import is_own, refuse_untrusted
 
 FORMAT = 1
-TRUST = "MMKD_TRUST_ARCH"
-"""Environment variable: modules, or module:function, by commas, that a model.json may name."""
 FIELDS = {"arch": str, "modality": str, "heads": dict, "options": dict, "input": dict, "mean": list, "std": list}
 FIELDS |= {"training": dict, "weights_hash": str}
 """What model.json must have, and of which kind."""
@@ -29,9 +29,6 @@ MAX_BYTES = 1 << 26
 """Of model.json."""
 MAX_NUMBER, MAX_LAYERS, MAX_INPUT = 1 << 20, 1000, 1 << 31
 """Of any size that it says of a network, of numbers of layers, and of the numbers in one input of it."""
-PREFIXES = ("timm/", "torchvision/", "hf/")
-CODE = ("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
-"""What of a transformers model's settings names code elsewhere; which code is run is not for a file to say."""
 _kept: set[str] = set()
 """Networks of users' own that this process has kept: it was told to make them."""
 
@@ -75,7 +72,7 @@ def load_model(
     description = describe_model(folder, trust)
     fields = ("arch", "modality", "heads", "options", "input", "mean", "std", "training")
     weights = _read_weights(folder, description)
-    if not _is_own(description["arch"]):
+    if not is_own(description["arch"]):
         _check_fits(folder, description, weights)
     model = _create(description)
     model.use_spec(ModelSpec(**{key: description[key] for key in fields}, multi_label=description["multi_label"]))
@@ -151,15 +148,9 @@ def describe_model(folder: str | os.PathLike[str], trust: Collection[str] = ()) 
         _check(description)
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} cannot be used: {error}.") from error
-    arch, trusted = description["arch"], {*trust, *os.environ.get(TRUST, "").replace(",", " ").split(), *_kept}
-    if _is_own(arch) and trusted.isdisjoint({arch, arch.partition(":")[0]}):
-        raise ValueError(
-            f"{path} names {arch!r}: code that would be imported and run. If it is your own network, or you have read "
-            f"it and trust it, say so: {TRUST}={arch.partition(':')[0]} in the environment of every process that loads "
-            f"the model (of a submitted job: --runtime-env-json), or load_model(folder, trust=[{arch!r}])."
-        )
-    if arch.startswith("hf/"):
-        description["options"]["config"] = _without_code(description["options"]["config"])
+    refuse_untrusted(description["arch"], path, {*trust, *_kept})
+    if description["arch"].startswith("hf/"):
+        description["options"]["config"] = without_code(description["options"]["config"])
     return {"multi_label": []} | description
 
 
@@ -170,10 +161,6 @@ def weights_hash(path: str | os.PathLike[str]) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()[:16]
-
-
-def _is_own(arch: str) -> bool:
-    return ":" in arch and not arch.startswith(PREFIXES)
 
 
 def _check(description: dict[str, Any]) -> None:
@@ -210,12 +197,6 @@ def _check_numbers(value: Any, name: str) -> None:
         most = MAX_LAYERS if "depth" in name or "layers" in name else MAX_NUMBER
         if abs(value) > most:
             raise ValueError(f"{name} is {str(value)[:20]}, more than {most}")
-
-
-def _without_code(config: Any) -> Any:
-    if not isinstance(config, dict):
-        return config
-    return {key: _without_code(value) for key, value in config.items() if key not in CODE}
 
 
 def _create(description: dict[str, Any]) -> Recogniser:

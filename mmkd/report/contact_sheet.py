@@ -11,6 +11,7 @@ from html import escape
 import numpy as np
 
 from mmkd.clip_checks import FAULTS, WARNINGS, Finding, seconds_of
+from mmkd.dataset import Dataset
 from mmkd.report.figures import frame_image
 from mmkd.report.page import html_page
 from mmkd.report.pictures import (
@@ -27,8 +28,8 @@ from mmkd.report.pictures import (
     strip,
     with_boxes,
 )
-from mmkd.shards import Dataset, Row
-from mmkd.storage import StrPath, join, name_of, open_parquet, write_bytes
+from mmkd.shards import Row
+from mmkd.storage import StrPath, join, name_of, open_parquet, row_of, write_bytes
 
 Place = tuple[str, str, int, int]
 """Split, shard, row group and row of a clip."""
@@ -168,7 +169,7 @@ def _keep(kept: list[tuple[str, Place]], ranked: tuple[str, Place], most: int) -
 
 def _rows(folder: str, places: Iterable[Place]) -> Iterator[tuple[str, Row]]:
     for split, name, group, row in places:
-        yield split, open_parquet(join(folder, split, name)).read_row_group(group).slice(row, 1).to_pylist()[0]
+        yield split, row_of(open_parquet(join(folder, split, name)).read_row_group(group), row)
 
 
 def _summary(facts: Sequence[tuple[str, str]], findings: Sequence[Finding]) -> str:

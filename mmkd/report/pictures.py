@@ -12,9 +12,11 @@ import soundfile
 from numpy.typing import NDArray
 
 from mmkd.clip_checks import box_fault
+from mmkd.dataset import Dataset
 from mmkd.media.clips import decode_frames
 from mmkd.media.images import decode_image
-from mmkd.shards import Dataset, Row
+from mmkd.media.sound import check_sound
+from mmkd.shards import Row
 
 Pixels = NDArray[np.uint8]
 
@@ -121,6 +123,7 @@ def spectrogram(row: Row, width: int, seconds: float) -> tuple[Pixels, int, floa
     try:
         with soundfile.SoundFile(io.BytesIO(row["audio"])) as sound:
             rate, number = int(sound.samplerate), max(1, round(seconds * sound.samplerate))
+            check_sound(number, rate, sound.channels)
             samples = sound.read(min(number, sound.frames), dtype="int16", always_2d=True)[:, 0]
         heard = as_float(torch.from_numpy(samples.copy()))
         n_fft = 1 << max(9, (rate // 25).bit_length())  # 25 Hz apart, fine enough for the lowest filters

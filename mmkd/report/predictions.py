@@ -81,8 +81,15 @@ class Predictions:
 
     @classmethod
     def load(cls, path: Path) -> "Predictions":
-        """Read what `save` wrote; raises ValueError for a Parquet file that is something else."""
-        table = pq.read_table(path)
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: it is another file, or a damaged one.
+        """
+        try:
+            table = pq.read_table(path)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path} holds no predictions: it cannot be read ({error}).") from error
         about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
         heads = [name.removeprefix("logits/") for name in table.column_names if name.startswith("logits/")]
         needed = {"clip_id", *(f"label/{head}" for head in heads)}

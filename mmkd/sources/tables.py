@@ -15,10 +15,8 @@ import pyarrow.parquet as pq
 
 from mmkd.storage import StrPath, locate, open_parquet
 
-MAX_GROUP_ROWS, MAX_VALUES = 1 << 24, 1 << 26
-"""Rows of a row group, and values of one of its columns, lists included."""
-MAX_READ_BYTES = 1 << 32
-"""Of a row group once it is unpacked."""
+MAX_VALUES, MAX_READ_BYTES = 1 << 29, 1 << 32
+"""Values of a row group, all columns and what is in lists together, for null costs no byte; and its bytes unpacked."""
 MAX_TEXT = 1 << 17
 """Characters of a cell, the most that Python's csv reads too."""
 MAX_DEPTH = 64
@@ -65,10 +63,10 @@ def texts_of(path: StrPath, most: int = 0) -> list[str]:
             raise ValueError(f"it has {metadata.num_rows} rows, more than {most}")
         for number in range(metadata.num_row_groups):
             group = metadata.row_group(number)
-            values = max((group.column(i).num_values for i in range(group.num_columns)), default=0)
-            if group.num_rows > MAX_GROUP_ROWS or values > MAX_VALUES or group.total_byte_size > MAX_READ_BYTES:
-                said = f"a row group has {group.num_rows} rows, {values} values in a column and {group.total_byte_size}"
-                raise ValueError(f"{said} bytes: write it with smaller row groups")
+            values = max(group.num_rows, sum(group.column(i).num_values for i in range(group.num_columns)))
+            if values > MAX_VALUES or group.total_byte_size > MAX_READ_BYTES:
+                said = f"a row group has {group.num_rows} rows with {values} values in {group.total_byte_size} bytes"
+                raise ValueError(f"{said}: write it with smaller row groups")
         columns = (schema.column(number) for number in range(len(schema)))
         kinds = ("STRING", "NONE")
         return [c.path for c in columns if c.physical_type == "BYTE_ARRAY" and c.logical_type.type in kinds]

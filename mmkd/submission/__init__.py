@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmkd.dataset import Dataset
 from mmkd.report.predictions import Predictions
-from mmkd.shards import Dataset
 from mmkd.submission.epic import NOUNS, SUPERVISION, VERBS, check_epic_submission, write_epic_submission
 from mmkd.submission.ssv2 import CLASSES, check_ssv2_submission, write_ssv2_submission
 
