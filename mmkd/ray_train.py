@@ -73,7 +73,11 @@ def _scaling(resources: Resources) -> dict[str, Any]:
     return {
         "num_workers": (resources.min_workers, most) if resources.min_workers else most,
         "use_gpu": resources.use_gpu,
-        "resources_per_worker": {"CPU": resources.cpus_per_worker, **({"GPU": 1} if resources.use_gpu else {})},
+        "resources_per_worker": {
+            "CPU": resources.cpus_per_worker,
+            **({"GPU": 1} if resources.use_gpu else {}),
+            **resources.custom,
+        },
         "accelerator_type": resources.accelerator_type or None,
         "label_selector": resources.labels or None,
     }

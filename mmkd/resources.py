@@ -19,6 +19,7 @@ class Demand:
     Attributes:
         what: the setting that asks for them.
         accelerator_type, labels: of the nodes that will do; empty: any.
+        custom: what it reserves of other resources, by name.
     """
 
     what: str
@@ -27,9 +28,10 @@ class Demand:
     GPU: float = 0.0
     accelerator_type: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    custom: Mapping[str, float] = field(default_factory=dict)
 
     def each(self, kind: str) -> float:
-        return float(getattr(self, kind))
+        return float(getattr(self, kind) if kind in KINDS else self.custom.get(kind, 0.0))
 
     def fits_on(self, node: "Node") -> bool:
         """Whether a node is of the right sort; where its labels are not known, it may be."""
@@ -59,7 +61,8 @@ def demands(settings: Settings, teachers: int) -> list[Demand]:
     if resources.min_workers:
         workers, name = resources.min_workers, "resources.min_workers"
     gpus = float(resources.use_gpu)
-    found = [Demand(name, workers, resources.cpus_per_worker, gpus, resources.accelerator_type, resources.labels)]
+    where = (resources.accelerator_type, resources.labels, resources.custom)
+    found = [Demand(name, workers, resources.cpus_per_worker, gpus, *where)]
     for pool, own in settings.teachers.each_pool().items() if teachers else ():
         what = f"teachers.pools.{pool}" if settings.teachers.pools else "teachers.actors"
         found.append(Demand(what, own.actors, own.num_cpus, own.num_gpus, own.accelerator_type, own.labels))
@@ -81,20 +84,27 @@ def shortage(demands: Sequence[Demand], nodes: Sequence[Node], have: str = "the 
     for each in demands:
         if each.where:
             by_sort.setdefault(each.where, []).append(each)
+    kinds = [*KINDS, *dict.fromkeys(kind for each in demands for kind in each.custom)]
     for sort, some in by_sort.items():
         right = [node for node in nodes if not sort or some[0].fits_on(node)]
-        for kind in KINDS:
-            parts = {what: amount for what, amount in _sum(some, kind).items() if amount or not sort}
+        for kind in kinds:
+            parts = {
+                what: amount for what, amount in _sum(some, kind).items() if amount or (kind in KINDS and not sort)
+            }
             needed, there = sum(parts.values()), sum(node.count * node.resources.get(kind, 0.0) for node in right)
             if needed > there + 1e-6:
                 on = f" on nodes with {sort}" if sort else ""
-                return f"the job needs {needed:g} {kind}s{on} ({' + '.join(parts)}) and {have} {there:g}"
+                return f"the job needs {needed:g} {_unit(kind)}{on} ({' + '.join(parts)}) and {have} {there:g}"
     for each in demands:
         room = [node for node in nodes if each.fits_on(node)]
-        if not any(all(node.resources.get(kind, 0.0) + 1e-6 >= each.each(kind) for kind in KINDS) for node in room):
-            one = " and ".join(f"{each.each(kind):g} {kind}s" for kind in KINDS if each.each(kind))
+        if not any(all(node.resources.get(kind, 0.0) + 1e-6 >= each.each(kind) for kind in kinds) for node in room):
+            one = " and ".join(f"{each.each(kind):g} {_unit(kind)}" for kind in kinds if each.each(kind))
             return f"one process of {each.what} needs {one} and no node of the cluster{_with(each)} has that"
     return ""
+
+
+def _unit(kind: str) -> str:
+    return f"{kind}s" if kind in KINDS else f"of resource {kind}"
 
 
 def _with(demand: Demand) -> str:
@@ -132,7 +142,7 @@ def _wait(asked: Sequence[Demand], every: float) -> None:
     said = 0.0
     while True:
         free = [Node(ray.available_resources())]  # of all nodes together, so that only the sum is known
-        anywhere = [Demand(each.what, each.count, each.CPU, each.GPU) for each in asked]
+        anywhere = [Demand(each.what, each.count, each.CPU, each.GPU, custom=each.custom) for each in asked]
         problem = shortage(asked, cluster_nodes()) or shortage(anywhere, free, "what other jobs leave free is")
         if not problem:
             return

@@ -34,6 +34,8 @@ _SECRET = re.compile(
     re.IGNORECASE,
 )
 """A password, what stands before @ in a store that takes a key there, and settings that are named as secrets are."""
+ATTEMPTS = 10
+"""How often a call of a store is tried, with longer and longer pauses between."""
 
 
 def is_remote(path: StrPath) -> bool:
@@ -100,7 +102,12 @@ def _local() -> fs.FileSystem:
 
 @lru_cache(maxsize=16)
 def _remote(scheme: str, bucket: str, query: str) -> tuple[fs.FileSystem, str]:
-    return fs.FileSystem.from_uri(f"{scheme}://{bucket}{query}")
+    system, root = fs.FileSystem.from_uri(f"{scheme}://{bucket}{query}")
+    if system.type_name == "s3":
+        # A URI cannot say how often a call is tried; in pyarrow it is three times, too few for a job of days.
+        _, (options,) = system.__reduce__()
+        system = fs.S3FileSystem(**options, retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS))
+    return system, root
 
 
 def is_file(path: StrPath) -> bool:

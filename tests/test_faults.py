@@ -49,13 +49,20 @@ def cluster(faults):
     cluster.shutdown()
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A root with the small data set and teachers."""
+    return make_home(tmp_path_factory.mktemp("home"))
+
+
 @pytest.fixture
 def add_node(cluster):
-    """Adds a node with a label; those that are left are taken away after the test."""
+    """Adds a node with a label, and a resource, that say its role; those left are taken away after the test."""
     nodes = []
 
     def add(role):
-        nodes.append(cluster.add_node(num_cpus=1, object_store_memory=STORE, labels={"role": role}))
+        node = {"num_cpus": 1, "object_store_memory": STORE, "labels": {"role": role}, "resources": {role: 1}}
+        nodes.append(cluster.add_node(**node))
         return nodes[-1]
 
     yield add
@@ -64,11 +71,37 @@ def add_node(cluster):
             cluster.remove_node(node, allow_graceful=False)
 
 
+def make_home(root):
+    """The small data set, and teachers of which one looks for faults."""
+    write_dataset(root / "data" / "small")
+    write_teachers(root)
+    torch.manual_seed(0)
+    model = create_model(FAULTY, HEADS, "flow")
+    model.spec.input = {"frames": 4, "sampling": "uniform"}
+    save_model(model, root / "models" / "faulty")
+    for name in ("rgb", "flow"):
+        model = create_model("r2plus1d_tiny", HEADS, name, channels=(4, 8))
+        model.spec.input = {"frames": 16, "sampling": "uniform"}
+        save_model(model, root / "models" / f"large-{name}")
+    return root
+
+
+LARGE = {
+    "views": {"frames": 16, "size": 112, "boxes": 3, "audio_seconds": 0.1},
+    "teachers": {"folders": ["large-rgb", "large-flow"]},
+    "student": {"options": {"channels": [4, 8]}},
+}
+"""Blocks of 8 clips have 8 MB, so that few fit into shared memory and reading cannot run far ahead."""
+
+
 def settings_of(home, name, **sections):
-    run = {"name": name, "local": False, "checkpoint_steps": 2, "max_restarts": 10} | sections.pop("run", {})
-    student = {"options": {"channels": [16, 32, 64]}, "arch": "r2plus1d_tiny"}
-    optim = {"epochs": EPOCHS, "batch_size": 8}
-    return small_settings(home, **({"run": run, "student": student, "optim": optim} | sections))
+    base = {
+        "run": {"name": name, "local": False, "checkpoint_steps": 2, "max_restarts": 10},
+        "student": {"options": {"channels": [16, 32, 64]}, "arch": "r2plus1d_tiny"},
+        "teachers": {"folders": ["rgb", "faulty"], "drop_near_chance": False},
+        "optim": {"epochs": EPOCHS, "batch_size": 8},
+    }
+    return small_settings(home, **{key: base.get(key, {}) | sections.get(key, {}) for key in base | sections})
 
 
 def disturbed(settings, act, after=20):
@@ -113,11 +146,18 @@ def test_a_killed_teacher_actor(home, cluster):
     assert seconds < 30
 
 
-def test_a_killed_reading_task(home, cluster):
-    _, run = disturbed(
-        settings_of(home, "reader"), lambda run: kill(wait_for(lambda: named("ReadClips"), 20, 0.001)[0])
-    )
+def test_killed_reading_tasks(home, cluster):
+    """Three processes, each as soon as it reads: what is read ahead is much, and read soon."""
+    killed = []
+
+    def kill_readers(run):
+        while len(killed) < 3:
+            killed.append(wait_for(lambda: set(named("ReadClips")) - set(killed), 60, 0.001).pop())
+            kill(killed[-1])
+
+    _, run = disturbed(settings_of(home, "reader"), kill_readers, after=-1)
     assert_exact(run)
+    assert len(killed) == 3
 
 
 def test_a_killed_worker_of_two_inside_an_epoch(home, cluster):
@@ -127,34 +167,23 @@ def test_a_killed_worker_of_two_inside_an_epoch(home, cluster):
     assert seconds < 90
 
 
-def test_a_lost_node_with_teachers(home, cluster, add_node):
-    node = add_node("teacher")
-    teachers = {"folders": ["rgb", "flow", "boxes"], "drop_near_chance": False, "labels": {"role": "teacher"}}
+@pytest.mark.parametrize("role, nodes", [("teachers", 1), ("resources", 2)])
+def test_a_lost_node(home, cluster, add_node, role, nodes):
+    """Of teachers, or of one worker of two; another node of its kind comes."""
+    node, *_ = [add_node(role) for _ in range(nodes)]
+    more = {"workers": 2} if role == "resources" else {}
 
     def lose(run):
-        add_node("teacher")
+        add_node(role)
         cluster.remove_node(node, allow_graceful=False)
 
-    _, run = disturbed(settings_of(home, "teacher-node", teachers=teachers), lose)
-    assert_exact(run)
-
-
-def test_a_lost_node_with_a_student_worker(home, cluster, add_node):
-    node = add_node("student")
-    add_node("student")
-    resources = {"workers": 2, "labels": {"role": "student"}}
-
-    def lose(run):
-        add_node("student")
-        cluster.remove_node(node, allow_graceful=False)
-
-    _, run = disturbed(settings_of(home, "student-node", resources=resources), lose)
+    _, run = disturbed(settings_of(home, f"lost-{role}", **{role: {"labels": {"role": role}} | more}), lose)
     assert_exact(run)
 
 
 def test_elastic_training_goes_on_with_fewer_workers(home, cluster, add_node):
     nodes = [add_node("elastic"), add_node("elastic")]
-    resources = {"workers": 2, "min_workers": 1, "labels": {"role": "elastic"}}
+    resources = {"workers": 2, "min_workers": 1, "custom": {"elastic": 1}}
     settings = settings_of(home, "elastic", resources=resources)
     _, run = disturbed(settings, lambda run: cluster.remove_node(nodes[1], allow_graceful=False))
     assert_exact(run)
@@ -162,41 +191,30 @@ def test_elastic_training_goes_on_with_fewer_workers(home, cluster, add_node):
     assert len(last) == 2 and min(last) < max(last)  # one of them was alone in the end
 
 
-@pytest.fixture
-def faulty(home):
-    """Teachers of which one looks for faults."""
-    torch.manual_seed(0)
-    model = create_model(FAULTY, HEADS, "flow")
-    model.spec.input = {"frames": 4, "sampling": "uniform"}
-    save_model(model, home / "models" / "faulty")
-    return {"folders": ["rgb", "faulty"], "drop_near_chance": False, "timeout_seconds": 3.0}
-
-
-def test_a_teacher_that_hangs_once(home, cluster, faults, faulty):
-    settings = settings_of(home, "hang-once", teachers=faulty)
+def test_a_teacher_that_hangs_once(home, cluster, faults):
+    settings = settings_of(home, "hang-once", teachers={"timeout_seconds": 3.0})
     _, run = disturbed(settings, lambda run: (faults / "hang_once").touch())
     assert_exact(run)
     assert len(read_lines(run / "hangs.jsonl")) == 1
 
 
-def test_a_teacher_that_hangs_for_ever_is_named(home, cluster, faults, faulty):
+def test_a_teacher_that_hangs_for_ever_is_named(home, cluster, faults):
     (faults / "hang_always").touch()
     began = time.monotonic()
     try:
         with pytest.raises(
             ValueError, match=r"the answer of teacher pool teachers to step \d+ .* within 3 s in 3 proce"
         ):
-            distill(settings_of(home, "hang-always", teachers=faulty))
+            distill(settings_of(home, "hang-always", teachers={"timeout_seconds": 3.0}))
     finally:
         (faults / "hang_always").unlink()
     assert time.monotonic() - began < 120
 
 
-def test_a_slow_teacher_is_waited_for(home, cluster, faults, faulty):
+def test_a_slow_teacher_is_waited_for(home, cluster, faults):
     (faults / "slow").touch()
     try:
-        settings = settings_of(home, "slow", teachers=faulty, optim={"epochs": 2, "batch_size": 8})
-        distill(settings)
+        distill(settings_of(home, "slow", optim={"epochs": 2}))
     finally:
         (faults / "slow").unlink()
     run = home / "runs" / "slow"
@@ -206,9 +224,7 @@ def test_a_slow_teacher_is_waited_for(home, cluster, faults, faulty):
 
 @pytest.mark.parametrize("fault", ["vanishes", "turns to garbage"])
 def test_a_shard_that_goes_bad_between_epochs(tmp_path, cluster, fault):
-    write_dataset(tmp_path / "data" / "small")
-    write_teachers(tmp_path)
-    shard = tmp_path / "data" / "small" / "train" / "00000.parquet"
+    shard = make_home(tmp_path) / "data" / "small" / "train" / "00000.parquet"
 
     def spoil(run):
         if fault == "vanishes":
@@ -217,22 +233,15 @@ def test_a_shard_that_goes_bad_between_epochs(tmp_path, cluster, fault):
             shard.write_bytes(b"garbage" * 100)
 
     with pytest.raises(ValueError, match=r"clips read are broken .* its shard cannot be read"):
-        disturbed(settings_of(tmp_path, "bad"), spoil)
+        disturbed(settings_of(tmp_path, "bad", **LARGE), spoil, after=2)
     assert {row["reason"] for row in read_lines(tmp_path / "runs" / "bad" / "rejects.jsonl")} == {
         "its shard cannot be read"
     }
 
 
 def test_blocks_that_do_not_fit_into_shared_memory_are_spilled(home, cluster):
-    views = {"frames": 16, "size": 112, "boxes": 3, "audio_seconds": 0.1}
-    resources = {"prefetch": 12, "readers": 3}
-    optim = {"epochs": 2, "batch_size": 32}
-    for name in ("rgb", "flow"):
-        model = create_model("r2plus1d_tiny", HEADS, name, channels=(4, 8))
-        model.spec.input = {"frames": 16, "sampling": "uniform"}
-        save_model(model, home / "models" / f"long-{name}")
-    teachers = {"folders": ["long-rgb", "long-flow"], "drop_near_chance": False}
-    distill(settings_of(home, "spilled", views=views, resources=resources, optim=optim, teachers=teachers))
+    more = {"resources": {"prefetch": 12, "readers": 3}, "optim": {"epochs": 2, "batch_size": 32}}
+    distill(settings_of(home, "spilled", **LARGE, **more))
     clips = seen(home / "runs" / "spilled")
     assert all(clips["train", epoch] == list(range(37)) for epoch in (1, 2))
 
@@ -258,8 +267,7 @@ def alone(tmp_path):
     import ray
 
     ray.shutdown()
-    write_dataset(tmp_path / "data" / "small")
-    write_teachers(tmp_path)
+    make_home(tmp_path)
     resources = {"num_cpus": 3, "object_store_mb": 100}
     settings_of(tmp_path, "job", resources=resources).save(tmp_path / "job.yaml")
     return tmp_path

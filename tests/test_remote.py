@@ -12,7 +12,9 @@ from mmkd.jobs import distill, train_teacher
 from mmkd.packing import pack
 from mmkd.sources.recording import Segment
 from mmkd.sources.video import VideoRecording
-from tests.small import small_settings
+from tests.flaky import flaky
+from tests.processes import seen
+from tests.small import small_settings, write_dataset, write_teachers
 from tests.test_packing import HEADS, Videos, quiet
 from tests.videos import click, write_video
 
@@ -53,6 +55,25 @@ def test_files_are_written_whole_found_and_read_anywhere_in_them(bucket, tmp_pat
         assert not storage.is_file(path)
         with pytest.raises(FileNotFoundError):
             storage.read_bytes(path)
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_store_of_which_every_fifth_call_fails(bucket, tmp_path):
+    write_dataset(tmp_path / "data" / "small")
+    for path in sorted((tmp_path / "data" / "small").rglob("*.*")):
+        name = path.relative_to(tmp_path / "data" / "small").as_posix()
+        storage.write_bytes(bucket.format(f"flaky/{name}"), path.read_bytes())
+    write_teachers(tmp_path)
+    port = int(bucket.partition("127.0.0.1:")[2].partition("&")[0])
+    with flaky(port, 0.2) as server:
+        folder = bucket.format("flaky").replace(f":{port}", f":{server.server_port}")
+        settings = small_settings(tmp_path, data={"folder": folder}, run={"name": "flaky"}, optim={"epochs": 1})
+        result = distill(settings)
+    assert server.failed > 20
+    assert result["broken_clips"] == 0 and not (tmp_path / "runs" / "flaky" / "notices.jsonl").exists()
+    clips = seen(tmp_path / "runs" / "flaky")
+    assert clips["train", 1] == list(range(37)) and clips["val", 1] == list(range(11))
 
 
 def test_a_path_from_data_cannot_leave_its_folder(tmp_path):

@@ -49,6 +49,22 @@ def test_elastic_training_needs_its_fewest_workers():
     assert "resources.min_workers 2 x 1" in shortage(asked, [Node({"CPU": 2})])
     with pytest.raises(ValueError, match=r"resources\.min_workers 3 is more than resources\.workers 2"):
         settings_of(resources={"workers": 2, "min_workers": 3})
+    with pytest.raises(ValueError, match=r"min_workers does not go with resources\.labels"):
+        settings_of(resources={"workers": 2, "min_workers": 1, "labels": {"mmkd/role": "student"}})
+
+
+def test_custom_resources_are_counted_where_they_are():
+    asked = demands(settings_of(resources={"workers": 2, "custom": {"student": 1}}), 0)
+    student = Node({"CPU": 4, "student": 1})
+    assert shortage(asked, [Node({"CPU": 1}), student, student]) == ""
+    assert shortage(asked, [Node({"CPU": 9}), student]) == (
+        "the job needs 2 of resource student (resources.workers 2 x 1) and the cluster has 1"
+    )
+    said = shortage(asked, [Node({"CPU": 9}), Node({"CPU": 0.5, "student": 2})])
+    assert (
+        said
+        == "one process of resources.workers needs 1 CPUs and 1 of resource student and no node of the cluster has that"
+    )
 
 
 def test_a_cluster_that_can_grow_is_taken_at_its_most():

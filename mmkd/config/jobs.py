@@ -94,6 +94,8 @@ class Resources(Section):
     """Kind of accelerator the workers need; empty: any."""
     labels: dict[str, str] = {}
     """Labels of the nodes that the workers may run on, as {"mmkd/role": "student"}; empty: any."""
+    custom: dict[str, Annotated[float, Field(gt=0)]] = {}
+    """Custom resources of Ray that a worker reserves, as {"student": 1}, of nodes that were started with them."""
     readers: Positive = 2
     """Reading and decoding tasks at a time."""
     cpus_per_reader: Annotated[float, Field(gt=0)] = 0.25
@@ -119,5 +121,10 @@ class Resources(Section):
         if self.min_workers > self.workers:
             raise ValueError(
                 f"resources.min_workers {self.min_workers} is more than resources.workers {self.workers}, the most"
+            )
+        if self.min_workers and self.labels:
+            raise ValueError(
+                "resources.min_workers does not go with resources.labels: Ray counts the workers that it has room for "
+                "without looking at labels. Say which nodes by resources.accelerator_type or resources.custom"
             )
         return self
