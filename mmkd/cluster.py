@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from mmkd.config import Settings, SettingsError
@@ -16,6 +17,7 @@ from mmkd.trust import TRUST
 def ray_session(settings: Settings) -> Iterator[str]:
     """Join the cluster there is, else start one on this machine and stop it at the end; yields the dashboard's
     address. Inside another session it joins that, and yields nothing."""
+    show_token()
     import ray
 
     if ray.is_initialized():
@@ -31,7 +33,13 @@ def ray_session(settings: Settings) -> Iterator[str]:
         os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
     address = running_cluster()
     if address:
-        context = ray.init(address=address, **common)
+        try:
+            context = ray.init(address=address, **common)
+        except ConnectionError as error:
+            raise SettingsError(
+                f"the Ray at {address} does not let this job in ({error}). If it asks for a token, copy the head's "
+                "~/.ray/auth_token to the same place here; else see whether it is up (ray status)."
+            ) from error
     else:
         resources = settings.resources
         context = ray.init(
@@ -48,11 +56,22 @@ def ray_session(settings: Settings) -> Iterator[str]:
         ray.shutdown()
 
 
+def show_token() -> None:
+    """Let Ray show the token of this machine, if there is one, to the cluster that it joins, as it does not by itself.
+
+    Ray reads the variable when it is imported; a cluster without authentication takes no notice of the token.
+    """
+    file = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path("~/.ray/auth_token").expanduser()
+    if os.environ.get("RAY_AUTH_TOKEN") or Path(file).is_file():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
 def running_cluster() -> str | None:
     """Address of the cluster that this job belongs to: RAY_ADDRESS, else one that was started on this machine.
 
     Ray remembers the latter in a file that outlives it; asked to join one that is gone, it tries for minutes.
     """
+    show_token()
     from ray._private.utils import read_ray_address
 
     address = os.environ.get("RAY_ADDRESS") or read_ray_address()

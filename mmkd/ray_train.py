@@ -24,7 +24,7 @@ def train_on_ray(work: Work, run: Path, facts: dict[str, Any], threads: int, in_
 
     Raises:
         ValueError: what the plan is made of was refused by the workers (teachers, data); the message says what.
-        JobError: the workers died, more often than they are started again.
+        JobError: the workers died, more often than they are started again, or the cluster went away.
     """
     import ray.data
     import ray.train
@@ -52,6 +52,11 @@ def train_on_ray(work: Work, run: Path, facts: dict[str, Any], threads: int, in_
             save_timeline(run / "profile")
     except ray.train.TrainingFailedError as error:
         raise JobError(_last_words(error, work.settings)) from error
+    except ray.exceptions.RayError as error:
+        raise JobError(
+            f"the Ray cluster went away under the run: {_last_line(str(error))} When it is back, the same command goes "
+            "on from the last checkpoint."
+        ) from error
     finally:
         if failure.is_file():
             raise ValueError(json.loads(failure.read_text())["error"])
@@ -60,11 +65,14 @@ def train_on_ray(work: Work, run: Path, facts: dict[str, Any], threads: int, in_
 def _last_words(error: Exception, settings: Settings) -> str:
     """Why the workers died for the last time: the last line of what one of them said."""
     failures = [str(each) for each in getattr(error, "worker_failures", {}).values()] or [str(error)]
-    line = failures[0].strip().splitlines()[-1]
     return (
-        f"the workers died {settings.run.max_restarts + 1} times (run.max_restarts), the last time of: {line}. "
-        "--run.ray_logs shows more; the same command goes on from the last checkpoint."
+        f"the workers died {settings.run.max_restarts + 1} times (run.max_restarts), the last time of: "
+        f"{_last_line(failures[0])} --run.ray_logs shows more; the same command goes on from the last checkpoint."
     )
+
+
+def _last_line(text: str) -> str:
+    return text.strip().splitlines()[-1].rstrip(".") + "."
 
 
 def _scaling(resources: Resources) -> dict[str, Any]:

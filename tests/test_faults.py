@@ -6,138 +6,34 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import torch
 
 from mmkd.jobs import distill
-from mmkd.models import create_model, save_model
-from mmkd.runs import read_epochs, read_lines, read_metrics
-from tests.processes import kill, named, position, seen, wait_for
-from tests.small import HEADS, small_settings, write_dataset, write_teachers
+from mmkd.runs import read_epochs, read_lines
+from tests.clusters import (
+    EPOCHS,
+    LARGE,
+    add_node,
+    assert_exact,
+    cluster,
+    disturbed,
+    faults,
+    home,
+    make_home,
+    settings_of,
+)
+from tests.processes import descendants, kill, named, position, seen, wait_for
+
+__all__ = ["add_node", "cluster", "faults", "home"]
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[1]
-EPOCHS, STORE = 8, 100 * 2**20
-FAULTY = "tests.faulty:faulty_backbone"
-
-
-@pytest.fixture(scope="module")
-def faults(tmp_path_factory):
-    """The folder in which the faulty teacher looks for what to do."""
-    folder = tmp_path_factory.mktemp("faults")
-    os.environ |= {"MMKD_FAULTS": str(folder), "MMKD_TRUST_ARCH": FAULTY}
-    yield folder
-    del os.environ["MMKD_FAULTS"], os.environ["MMKD_TRUST_ARCH"]
-
-
-@pytest.fixture(scope="module")
-def cluster(faults):
-    """A head, and nodes that tests add and take away."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    head = {"num_cpus": 4, "object_store_memory": STORE, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A root with the small data set and teachers."""
-    return make_home(tmp_path_factory.mktemp("home"))
-
-
-@pytest.fixture
-def add_node(cluster):
-    """Adds a node with a label, and a resource, that say its role; those left are taken away after the test."""
-    nodes = []
-
-    def add(role):
-        node = {"num_cpus": 1, "object_store_memory": STORE, "labels": {"role": role}, "resources": {role: 1}}
-        nodes.append(cluster.add_node(**node))
-        return nodes[-1]
-
-    yield add
-    for node in nodes:
-        if node in cluster.worker_nodes:
-            cluster.remove_node(node, allow_graceful=False)
-
-
-def make_home(root):
-    """The small data set, and teachers of which one looks for faults."""
-    write_dataset(root / "data" / "small")
-    write_teachers(root)
-    torch.manual_seed(0)
-    model = create_model(FAULTY, HEADS, "flow")
-    model.spec.input = {"frames": 4, "sampling": "uniform"}
-    save_model(model, root / "models" / "faulty")
-    for name in ("rgb", "flow"):
-        model = create_model("r2plus1d_tiny", HEADS, name, channels=(4, 8))
-        model.spec.input = {"frames": 16, "sampling": "uniform"}
-        save_model(model, root / "models" / f"large-{name}")
-    return root
-
-
-LARGE = {
-    "views": {"frames": 16, "size": 112, "boxes": 3, "audio_seconds": 0.1},
-    "teachers": {"folders": ["large-rgb", "large-flow"]},
-    "student": {"options": {"channels": [4, 8]}},
-}
-"""Blocks of 8 clips have 8 MB, so that few fit into shared memory and reading cannot run far ahead."""
-
-
-def settings_of(home, name, **sections):
-    base = {
-        "run": {"name": name, "local": False, "checkpoint_steps": 2, "max_restarts": 10},
-        "student": {"options": {"channels": [16, 32, 64]}, "arch": "r2plus1d_tiny"},
-        "teachers": {"folders": ["rgb", "faulty"], "drop_near_chance": False},
-        "optim": {"epochs": EPOCHS, "batch_size": 8},
-    }
-    return small_settings(home, **{key: base.get(key, {}) | sections.get(key, {}) for key in base | sections})
-
-
-def disturbed(settings, act, after=20):
-    """Carry out a job; when it is past a step of its plan, something happens. Returns the seconds from then until the
-    next step, and the run folder."""
-    run, began, recovered = settings.home / "runs" / settings.run.name, [], []
-
-    def watch():
-        wait_for(lambda: position(run) > after, 120)
-        act(run)
-        began.append(time.monotonic())
-        reached = position(run)
-        wait_for(lambda: position(run) > reached + 2 or not thread_runs.is_set(), 120)
-        recovered.append(time.monotonic())
-
-    thread_runs = threading.Event()
-    thread_runs.set()
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        distill(settings)
-    finally:
-        thread_runs.clear()
-        thread.join()
-    return recovered[0] - began[0], run
-
-
-def assert_exact(run, epochs=EPOCHS):
-    """Each clip once in each epoch, each step recorded once, and no clip rejected."""
-    clips = seen(run)
-    for epoch in range(1, epochs + 1):
-        assert clips["train", epoch] == list(range(37)), epoch
-        assert clips["val", epoch] == list(range(11)), epoch
-    assert [row["step"] for row in read_metrics(run) if row["kind"] == "train"] == list(range(1, 5 * epochs + 1))
-    assert [row["epoch"] for row in read_epochs(run)] == list(range(1, epochs + 1))
-    assert not (run / "rejects.jsonl").exists()
 
 
 def test_a_killed_teacher_actor(home, cluster):
@@ -262,7 +158,7 @@ def finish(process: subprocess.Popen) -> dict:
 
 
 @pytest.fixture
-def alone(tmp_path):
+def alone(tmp_path, faults):
     """A home and a job's settings for a Ray of its own, beside which no other runs."""
     import ray
 
@@ -319,3 +215,42 @@ class TestAlone:
             assert_exact(run)
         finally:
             subprocess.run(["umount", str(disk)], check=True)
+
+    def test_a_head_that_restarts(self, alone):
+        """It takes everything with it; the job says so, and the same command goes on when it is back."""
+        run = alone / "runs" / "job"
+        with head_node(alone) as (head, address):
+            process = job(alone, alone / "job.yaml", RAY_ADDRESS=address)
+            wait_for(lambda: position(run) > 20, 120)
+            end(head)
+            began = time.monotonic()
+            _, err = process.communicate(timeout=180)
+            assert process.returncode != 0 and "the Ray cluster went away under the run" in err, err
+            assert time.monotonic() - began < 120
+        with head_node(alone) as (_, address):
+            assert finish(job(alone, alone / "job.yaml", RAY_ADDRESS=address))["epochs"] == EPOCHS
+        assert_exact(run)
+
+
+@contextmanager
+def head_node(folder: Path) -> Iterator[tuple[subprocess.Popen, str]]:
+    """A head of a cluster of its own, as `ray start` makes it, and its address."""
+    command = [Path(sys.executable).parent / "ray", "start", "--head", "--block", "--port=26379", "--num-cpus=3"]
+    own = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    options = ["--object-store-memory=100000000", "--include-dashboard=false"]
+    log = folder / "head.log"
+    log.unlink(missing_ok=True)
+    with open(log, "w") as file:
+        process = subprocess.Popen([*command, *options], env=own, stdout=file, stderr=file, start_new_session=True)
+    try:
+        wait_for(lambda: "Ray runtime started" in log.read_text(), 60)
+        yield process, "127.0.0.1:26379"
+    finally:
+        end(process)
+
+
+def end(head: subprocess.Popen) -> None:
+    """Kill a node, and what it started, as a machine that fails does."""
+    if head.poll() is None:
+        kill(*descendants(head.pid), head.pid)
+        head.wait()
