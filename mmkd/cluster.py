@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,8 +60,11 @@ def ray_session(settings: Settings) -> Iterator[str]:
 def show_token() -> None:
     """Let Ray show the token of this machine, if there is one, to the cluster that it joins, as it does not by itself.
 
-    Ray reads the variable when it is imported; a cluster without authentication takes no notice of the token.
+    Ray reads the variable when it is imported, so that later it would reach other processes only. A cluster without
+    authentication takes no notice of the token.
     """
+    if "ray" in sys.modules:
+        return
     file = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path("~/.ray/auth_token").expanduser()
     if os.environ.get("RAY_AUTH_TOKEN") or Path(file).is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")

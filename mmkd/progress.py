@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkd.competence import Competence
-from mmkd.runs import read_lines, read_metrics
+from mmkd.runs import Tail
 
 
 def say(text: str) -> None:
@@ -39,20 +39,18 @@ def _watch(run: Path, label: str, epochs: int, steps: int, every: float, stop: t
     terminal = sys.stderr.isatty()
     judged = run / "competence.json"
     told = judged.is_file()
-    noticed = len(read_lines(run / "notices.jsonl"))
-    began, printed, shown = time.monotonic(), 0.0, len(read_metrics(run))
+    metrics, notices = Tail(run / "metrics.jsonl"), Tail(run / "notices.jsonl")
+    began, printed = time.monotonic(), 0.0
     waiting = True
     while True:
         last = stop.wait(0.5 if terminal else min(every, 1.0))
-        rows = read_metrics(run)
-        fresh, shown = rows[min(shown, len(rows)) :], len(rows)
+        fresh = metrics.fresh()
         if not told and judged.is_file():
             told = True
             lines = Competence(**json.loads(judged.read_text())).lines()
             _write("\n".join([f"{label}: teachers on held-out clips", *lines]), over=False, terminal=terminal)
-        for notice in (notices := read_lines(run / "notices.jsonl"))[noticed:]:
+        for notice in notices.fresh():
             _write(f"{label}: {notice['text']}", over=False, terminal=terminal)
-        noticed = len(notices)
         for row in fresh:
             waiting = False
             if row["kind"] == "epoch":

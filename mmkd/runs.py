@@ -143,6 +143,37 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+class Tail:
+    """The rows that come to a JSON Lines file from now on, each read once; it need not be there yet.
+
+    Where the file is cut back, those after its new end come.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.place = self._size()
+
+    def fresh(self) -> list[dict[str, Any]]:
+        """The whole rows that were added since the last call."""
+        self.place = min(self.place, self._size())
+        if not self._size():
+            return []
+        with open(self.path, "rb") as file:
+            file.seek(self.place)
+            whole = file.read().rpartition(b"\n")[0]
+        self.place += len(whole) + 1 if whole else 0
+        rows = []
+        for line in whole.splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:  # the rest of a row, where the file was cut and has grown again
+                continue
+        return rows
+
+    def _size(self) -> int:
+        return self.path.stat().st_size if self.path.is_file() else 0
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file whole or not at all; of several processes that do so at once, one has its way."""
     partial = path.with_name(f"{path.name}.{uuid4().hex[:8]}.partial")

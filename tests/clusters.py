@@ -107,6 +107,7 @@ def disturbed(settings, act, after=20):
         wait_for(lambda: position(run) > reached + 8 or running.done(), 240)
         seconds = time.monotonic() - began
         running.result()
+    print(f"RECOVERED {settings.run.name} after {seconds:.1f} s")
     return seconds, run
 
 

@@ -12,7 +12,7 @@ from mmkd.competence import Competence
 from mmkd.config import SettingsError
 from mmkd.jobs import distill, train_teacher
 from mmkd.models import load_model
-from mmkd.runs import RunFolder, read_lines, read_metrics
+from mmkd.runs import RunFolder, Tail, read_lines, read_metrics
 from tests.processes import seen
 from tests.small import small_settings, write_dataset, write_teachers
 
@@ -108,6 +108,23 @@ def test_other_settings_data_or_teachers_on_resume_are_refused_by_name(finished,
     shutil.copytree(home / "runs" / "finished", elsewhere / "runs" / "finished")
     with pytest.raises(SettingsError, match=r"data was '\w+' and is '\w+'"):
         distill(settings_of(elsewhere, "finished"))
+
+
+def test_the_tail_of_a_file_is_read_once_also_where_it_is_cut_back(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    tail = Tail(path)
+    assert tail.fresh() == []
+    path.write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert tail.fresh() == [{"step": 1}, {"step": 2}] and tail.fresh() == []
+    with open(path, "a") as file:
+        file.write('ep": 3}\n')
+    assert tail.fresh() == [{"step": 3}]
+    path.write_text('{"step": 1}\n')
+    assert tail.fresh() == []
+    with open(path, "a") as file:
+        file.write('{"step": 22}\n')
+    assert tail.fresh() == [{"step": 22}]
+    assert Tail(path).fresh() == []
 
 
 def test_two_jobs_cannot_share_a_run_folder(home):
