@@ -18,12 +18,14 @@ from mmkd.trust import TRUST
 def ray_session(settings: Settings) -> Iterator[str]:
     """Join the cluster there is, else start one on this machine and stop it at the end; yields the dashboard's
     address. Inside another session it joins that, and yields nothing."""
-    show_token()
-    import ray
-
-    if ray.is_initialized():
+    if in_session():
         yield ""
         return
+    address = running_cluster()
+    if address:
+        show_token(address)
+    import ray
+
     # Ray says what it means to change in a later version; that is not for the people who run a job.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     level = logging.INFO if settings.run.ray_logs else logging.ERROR
@@ -32,7 +34,6 @@ def ray_session(settings: Settings) -> Iterator[str]:
         common["runtime_env"] = {"env_vars": {TRUST: trusted}}
         # A submitted job may have brought the variable, which Ray takes for a conflict.
         os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
-    address = running_cluster()
     if address:
         try:
             context = ray.init(address=address, **common)
@@ -57,17 +58,9 @@ def ray_session(settings: Settings) -> Iterator[str]:
         ray.shutdown()
 
 
-def show_token() -> None:
-    """Let Ray show the token of this machine, if there is one, to the cluster that it joins, as it does not by itself.
-
-    Ray reads the variable when it is imported, so that later it would reach other processes only. A cluster without
-    authentication takes no notice of the token.
-    """
-    if "ray" in sys.modules:
-        return
-    file = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path("~/.ray/auth_token").expanduser()
-    if os.environ.get("RAY_AUTH_TOKEN") or Path(file).is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+def in_session() -> bool:
+    """Whether this process has joined a cluster; without importing Ray."""
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 
 
 def running_cluster() -> str | None:
@@ -75,11 +68,11 @@ def running_cluster() -> str | None:
 
     Ray remembers the latter in a file that outlives it; asked to join one that is gone, it tries for minutes.
     """
-    show_token()
-    from ray._private.utils import read_ray_address
-
-    address = os.environ.get("RAY_ADDRESS") or read_ray_address()
-    if not address or "://" in address or address in ("auto", "local"):
+    remembered = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")
+    address = os.environ.get("RAY_ADDRESS") or (remembered.read_text().strip() if remembered.is_file() else None)
+    if not address or address == "local":
+        return None
+    if "://" in address or address == "auto":
         return address
     host, _, port = address.rpartition(":")
     try:
@@ -91,13 +84,30 @@ def running_cluster() -> str | None:
     return address
 
 
+def show_token(address: str) -> None:
+    """Let Ray show the token of this machine (~/.ray/auth_token) to a cluster that asks for one.
+
+    Ray shows it only where RAY_AUTH_MODE says so, and asks all others for it then: on a cluster without authentication
+    nothing would come through. It reads the variable when it is imported, so that it is set before.
+    """
+    if "ray" in sys.modules or "RAY_AUTH_MODE" in os.environ or "://" in address:
+        return
+    import grpc
+
+    with grpc.insecure_channel(address) as channel:
+        try:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")(b"", timeout=5)
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                os.environ["RAY_AUTH_MODE"] = "token"
+
+
 def available(settings: Settings) -> tuple[str, dict[str, float]]:
     """Where a job would run, and the CPUs and GPUs there; starts nothing."""
-    import ray
-
-    address = running_cluster()
-    if ray.is_initialized() or address:
+    if in_session() or running_cluster():
         with ray_session(settings):
+            import ray
+
             return "the running cluster", ray.cluster_resources()
     return "this machine", this_machine(settings)
 

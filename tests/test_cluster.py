@@ -1,10 +1,13 @@
 """Joining a cluster: one that is gone is passed over at once, unless it was asked for by name."""
 
+import os
 import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mmkd.cluster import automatic_threads, running_cluster
+from mmkd.cluster import automatic_threads, running_cluster, show_token
 from mmkd.config import Settings, SettingsError
 
 
@@ -15,10 +18,45 @@ def closed_port():
         return probe.getsockname()[1]
 
 
-def test_an_address_that_ray_remembers_but_nobody_answers_at_is_passed_over(monkeypatch, closed_port):
+def test_an_address_that_ray_remembers_but_nobody_answers_at_is_passed_over(monkeypatch, tmp_path, closed_port):
+    from ray._private.utils import read_ray_address
+
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr("ray._private.utils.read_ray_address", lambda: f"127.0.0.1:{closed_port}")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    (tmp_path / "ray").mkdir()
     assert running_cluster() is None
+    (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{closed_port}")
+    assert read_ray_address() == f"127.0.0.1:{closed_port}"  # the same file
+    assert running_cluster() is None
+
+
+def test_a_ray_of_its_own_can_be_asked_for(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert running_cluster() is None
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_the_token_is_shown_only_where_it_is_asked_for(monkeypatch, asks):
+    grpc = pytest.importorskip("grpc")
+
+    def answer(request, context):
+        if asks:
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "InvalidAuthToken")
+        return b""
+
+    service = grpc.method_handlers_generic_handler(
+        "ray.rpc.NodeInfoGcsService", {"GetClusterId": grpc.unary_unary_rpc_method_handler(answer)}
+    )
+    server = grpc.server(ThreadPoolExecutor(1), [service])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    try:
+        show_token(f"127.0.0.1:{port}")
+        assert os.environ.pop("RAY_AUTH_MODE", "") == ("token" if asks else "")
+    finally:
+        server.stop(0)
 
 
 def test_a_cluster_that_answers_is_joined(monkeypatch):

@@ -145,7 +145,7 @@ def test_blocks_that_do_not_fit_into_shared_memory_are_spilled(home, cluster):
 def job(home: Path, config: Path, **environment: str) -> subprocess.Popen:
     """The job as a user would type it, with a Ray of its own unless it is told of another."""
     command = [sys.executable, "rayjobs/distill.py", "--config", str(config)]
-    own = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"} | environment
+    own = os.environ | {"RAY_ADDRESS": "local"} | environment
     return subprocess.Popen(
         command, cwd=ROOT, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -165,7 +165,7 @@ def alone(tmp_path, faults):
     ray.shutdown()
     make_home(tmp_path)
     resources = {"num_cpus": 3, "object_store_mb": 100}
-    settings_of(tmp_path, "job", resources=resources).save(tmp_path / "job.yaml")
+    settings_of(tmp_path, "job", run={"max_restarts": 2}, resources=resources).save(tmp_path / "job.yaml")
     return tmp_path
 
 
