@@ -73,7 +73,8 @@ def main() -> None:
             driver.find_element(By.XPATH, "//table//tbody//tr[1]//*[name()='svg']").click()
             save(driver, own.to / "dashboard_job.png", 1130)
             open_page(driver, f"{address}/#/actors")
-            save(driver, own.to / "dashboard_actors.png", 780)
+            driver.find_element(By.XPATH, "//label[text()='Class']/following::input[1]").send_keys("Worker")
+            save(driver, own.to / "dashboard_actors.png", 660)
     finally:
         job.terminate()
         job.wait()
