@@ -102,5 +102,5 @@ def test_metrics_reach_prometheus_and_a_profile_has_every_part(home, cluster):
     settings = settings_of(home, "seen", run={"profile": True}, optim={"epochs": 40})
     _, run = disturbed(settings, scrape)
     assert json.loads((run / "profile" / "steps-0.json").read_text())["traceEvents"]
-    names = {event["name"] for event in json.loads((run / "profile" / "ray-timeline.json").read_text())}
+    names = {event["cat"] for event in json.loads((run / "profile" / "ray-timeline.json").read_text())}
     assert any("ReadClips" in name for name in names) and any("Pool_teachers" in name for name in names)
