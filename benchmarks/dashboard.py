@@ -27,8 +27,6 @@ from mmkd.runs import read_metrics  # noqa: E402
 from tests.browser import open_browser  # noqa: E402
 
 TOKEN = Path("~/.ray/auth_token").expanduser()
-
-
 PAUSE = 5.0
 """Seconds that a page takes to fill."""
 

@@ -52,7 +52,7 @@ def train_on_ray(work: Work, run: Path, facts: dict[str, Any], threads: int, in_
             save_timeline(run / "profile")
     except ray.train.TrainingFailedError as error:
         raise JobError(_last_words(error, work.settings)) from error
-    except ray.exceptions.RayError as error:
+    except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError) as error:
         raise JobError(
             f"the Ray cluster went away under the run: {_last_line(str(error))} When it is back, the same command goes "
             "on from the last checkpoint."

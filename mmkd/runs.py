@@ -155,8 +155,9 @@ class Tail:
 
     def fresh(self) -> list[dict[str, Any]]:
         """The whole rows that were added since the last call."""
-        self.place = min(self.place, self._size())
-        if not self._size():
+        size = self._size()
+        self.place = min(self.place, size)
+        if self.place == size:
             return []
         with open(self.path, "rb") as file:
             file.seek(self.place)
