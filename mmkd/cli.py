@@ -10,10 +10,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from mmkd.config import JobError, Settings, SettingsError
+from mmkd.config import JobError, Settings, SettingsError, StoppedError
 from mmkd.config.changes import explain
 from mmkd.config.yaml_text import load_yaml
-from mmkd.interruptions import StoppedError
 from mmkd.trust import trust
 
 SHORT = {
@@ -108,7 +107,8 @@ def _take_config(arguments: list[str]) -> list[str]:
 
 
 def _flags(arguments: list[str]) -> list[str]:
-    """`--run.local true` and `--run.local false` as the flags `--run.local` and `--run.no_local`."""
+    """`--run.local true` and `--run.local false` as the flags `--run.local` and `--run.no_local`, and
+    `--resources auto` as `--resources.auto`."""
     switches = {
         f"--{section}.{name}"
         for section, field in Settings.model_fields.items()
@@ -117,7 +117,9 @@ def _flags(arguments: list[str]) -> list[str]:
     }
     flags: list[str] = []
     for argument in (SHORT.get(each, each) for each in arguments):
-        if argument.lower() not in ("true", "false") or not flags or flags[-1] not in switches:
+        if argument == "auto" and flags and flags[-1] == "--resources":
+            flags[-1] = "--resources.auto"
+        elif argument.lower() not in ("true", "false") or not flags or flags[-1] not in switches:
             flags.append(argument)
         elif argument.lower() == "false":
             section, _, field = flags[-1].rpartition(".")

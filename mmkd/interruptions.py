@@ -10,17 +10,13 @@ from pathlib import Path
 
 import torch
 
-from mmkd.config import JobError, Run
+from mmkd.config import Run
 from mmkd.workers import from_first, rank
 
 STOP_FILE = "stop"
 """In a run folder: its workers are asked to keep a checkpoint and end."""
 STOP_SECONDS, NODE_SECONDS = 1.0, 5.0
 """How often it is looked for; and how often nodes that are about to go are."""
-
-
-class StoppedError(JobError):
-    """A run ended early, on request; the same command goes on with it."""
 
 
 @contextmanager

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmkd.competence import Competence
 from mmkd.runs import Tail
 
 
@@ -47,6 +46,8 @@ def _watch(run: Path, label: str, epochs: int, steps: int, every: float, stop: t
         fresh = metrics.fresh()
         if not told and judged.is_file():
             told = True
+            from mmkd.competence import Competence  # needs torch, which those who only speak do not
+
             lines = Competence(**json.loads(judged.read_text())).lines()
             _write("\n".join([f"{label}: teachers on held-out clips", *lines]), over=False, terminal=terminal)
         for notice in notices.fresh():

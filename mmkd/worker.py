@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmkd.allocator import keep_freed_memory
 from mmkd.bank.use import Keeper
 from mmkd.checkpoint import newest_checkpoint
 from mmkd.fit import Fit
@@ -114,6 +115,7 @@ def run_worker(
         report: see :class:`mmkd.recording.FolderRecorder`.
         node_goes: see :class:`mmkd.interruptions.Interruptions`.
     """
+    keep_freed_memory()
     settings = work.settings
     model = make_network(work)
     trained = with_features(model, work)

@@ -13,7 +13,7 @@ import torch
 import mmkd.interruptions
 import mmkd.training
 from mmkd.checkpoint import Checkpoints, kept_position
-from mmkd.interruptions import StoppedError
+from mmkd.config import StoppedError
 from mmkd.jobs import distill
 from mmkd.models import load_model
 from mmkd.runs import read_epochs, read_lines, read_metrics
@@ -132,8 +132,8 @@ def test_a_disk_that_is_full_costs_a_checkpoint_and_not_the_run(home, undisturbe
     full_from = read_epochs(undisturbed)[0]["position"]
     monkeypatch.setattr(Checkpoints, "PAUSE", 0.0)
     monkeypatch.setattr(mmkd.recording, "write_checkpoint", full_later)
-    distill(settings_of(home, "full", checkpoint_steps=2))
-    run = home / "runs" / "full"
+    distill(settings_of(home, "full-disk", checkpoint_steps=2))
+    run = home / "runs" / "full-disk"
     assert kept_position(run / "checkpoints") == full_from
     assert [path.name for path in (run / "checkpoints").iterdir()] == [f"checkpoint_{full_from:09d}"]
     notices = [row["text"] for row in read_lines(run / "notices.jsonl")]

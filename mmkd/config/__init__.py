@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from mmkd.config.base import MODALITIES, JobError, Modality, Section, SettingsError
+from mmkd.config.base import MODALITIES, JobError, Modality, Section, SettingsError, StoppedError
 from mmkd.config.evaluate import Evaluate
 from mmkd.config.jobs import Data, Resources, Run
 from mmkd.config.packing import Pack, Source
@@ -28,6 +28,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "Source",
+    "StoppedError",
     "Study",
     "Sweep",
     "Teachers",

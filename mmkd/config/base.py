@@ -21,6 +21,10 @@ class JobError(RuntimeError):
     """A job that was carried out and did not come to its end; the message says why, and what to do."""
 
 
+class StoppedError(JobError):
+    """A run ended early, on request; the same command goes on with it."""
+
+
 def without_secrets(section: str, **paths: str) -> None:
     """Refuse paths with credentials in them. For validators of a whole section, whose error does not show its values.
 

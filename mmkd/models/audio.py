@@ -37,7 +37,8 @@ def log_mel(
     spectrum = torch.stft(
         flat, n_fft, hop, window_length, window=window, center=True, pad_mode="reflect", return_complex=True
     )
-    power = spectrum.abs().square()
+    real, imaginary = spectrum.real, spectrum.imag
+    power = torch.addcmul(real.square(), imaginary, imaginary)  # abs() takes a root, four times as long
     filters = mel_filters(num_mels, n_fft, sample_rate).to(power)
     decibels = 10.0 * torch.log10((filters @ power).clamp_min(1e-10))
     return decibels.reshape(*samples.shape[:-1], *decibels.shape[-2:])
