@@ -44,7 +44,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="runs that nobody disturbs, two at least")
     parser.add_argument("--seed", type=int, default=0, help="of the die")
     own, rest = parser.parse_known_args()
-    flags = ["--run.max_restarts", "1000", "--run.checkpoint_minutes", "0.25", "--run.trace", *rest]
+    # Reading tasks of their own, to be killed; one thread everywhere, so that sums are taken in one order.
+    flags = ["--run.max_restarts", "1000", "--run.checkpoint_minutes", "0.25", "--run.trace"]
+    flags += ["--resources.readers", "2", "--resources.threads", "1", *rest]
     settings = load_settings(flags, job="distill", about="", program="python benchmarks/soak.py")
     run = settings.home / "runs" / NAME
     record = run / "soak.json"

@@ -95,7 +95,9 @@ def ask(questions: Questions) -> Iterator[Block]:
     resources, arguments = settings.resources, {"questions": questions}
     if settings.teachers.num_gpus:
         read = partial(Questions.read, questions)
-        dataset = read_units(read, questions.units(), readers=resources.readers, num_cpus=resources.cpus_per_reader)
+        dataset = read_units(
+            read, questions.units(), readers=resources.reading_tasks, num_cpus=resources.cpus_per_reader
+        )
         actors = questions.actors or settings.teachers.actors
         dataset = in_teacher_pool(dataset, settings.teachers, _Answer, arguments, questions.batch, actors)
     else:
@@ -104,7 +106,7 @@ def ask(questions: Questions) -> Iterator[Block]:
         # A task is several units: what Ray does for each takes as long as a few milliseconds of answering.
         together = min(MOST_UNITS, max(1, len(units) // (actors * TASKS_PER_ACTOR)))
         tasks = range(0, len(units), together)
-        dataset = read_units(partial(_some, together, len(units)), tasks, readers=resources.readers, num_cpus=0.01)
+        dataset = read_units(partial(_some, together, len(units)), tasks, readers=2, num_cpus=0.01)
         dataset = in_teacher_pool(dataset, settings.teachers, _ReadAndAnswer, arguments, 1, actors)
     yield from dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkd.config import Settings, SettingsError
-from mmkd.resources import this_machine
+from mmkd.resources import teachers_read, this_machine
 from mmkd.trust import TRUST
 
 
@@ -118,5 +118,5 @@ def automatic_threads(settings: Settings, teachers: int) -> int:
     if settings.resources.threads:
         return settings.resources.threads
     actors = sum(pool.actors for pool in settings.teachers.each_pool().values()) if teachers else 0
-    busy = settings.resources.workers + actors + 1
+    busy = settings.resources.workers + actors + (not teachers_read(settings, teachers))
     return max(1, (os.cpu_count() or 1) // busy)

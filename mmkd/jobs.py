@@ -14,14 +14,13 @@ from mmkd.bank.store import Bank
 from mmkd.bank.use import BankUse
 from mmkd.checkpoint import kept_position
 from mmkd.cluster import automatic_threads, ray_session
-from mmkd.config import MODALITIES, Network, Settings, SettingsError
+from mmkd.config import MODALITIES, Network, Settings, SettingsError, StoppedError
 from mmkd.dry_run import describe_packing, describe_training
-from mmkd.interruptions import StoppedError, stop_on_sigterm, was_stopped
+from mmkd.interruptions import stop_on_sigterm, was_stopped
 from mmkd.pipeline import Work, blocks_in_process, cached_dataset
 from mmkd.progress import follow, say
 from mmkd.resolve import check_folders, plan_student, plan_teacher, run_folder, teacher_folders
 from mmkd.resources import check_fits
-from mmkd.run_report import write_run_report
 from mmkd.runs import RunFolder, read_epochs
 from mmkd.storage import is_file, join, name_of
 from mmkd.telemetry.boards import check_tracker
@@ -133,6 +132,11 @@ def _carry_out(work: Work, teacher_hashes: dict[str, str], kind: str, report: Re
             say(f"run {run.path} is finished; delete it, or choose another run.name, to train again")
             return result
         work = choose_bank(work, teacher_hashes)
+        if settings.resources.auto and not settings.run.local:
+            from mmkd.stage_costs import size_job
+
+            work = size_job(work, run.path)
+            settings = work.settings
         if not settings.run.local:
             check_fits(settings, work.live_teachers)
         threads = automatic_threads(settings, work.live_teachers)
@@ -161,6 +165,8 @@ def _carry_out(work: Work, teacher_hashes: dict[str, str], kind: str, report: Re
         if work.bank is not None and work.bank.writes:
             Bank(Path(work.bank.folder)).save_coverage()
         run.finish(result)
+        from mmkd.run_report import write_run_report  # draws pictures: no need to wait for that at the start
+
         write_run_report(settings, run.path)
         return result
 

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmkd.allocator import keep_freed_memory
 from mmkd.bank.use import BankUse, look_up
 from mmkd.config import Network, Settings, Teachers
 from mmkd.dataset import Dataset, open_dataset
 from mmkd.plan import PADDING, Plan, chosen_share
 from mmkd.reader import PADDED, REAL, Block, read_unit
+from mmkd.resources import teachers_read
 from mmkd.runs import write_json
 from mmkd.shards import NO_LABEL, Manifest, read_manifest
 from mmkd.telemetry import TeacherMetrics
@@ -204,6 +206,7 @@ def make_ensemble(
 
     from mmkd.teachers import Ensemble
 
+    keep_freed_memory()
     return Ensemble(
         folders,
         heads,
@@ -255,38 +258,50 @@ def build_dataset(work: Work, start: int, num_workers: int) -> Any:
     from mmkd.units import read_units
 
     resources = work.settings.resources
+    pools = work.settings.teachers.each_pool() if work.live_teachers else {}
     units = range(start * num_workers, work.plan.num_steps * num_workers)
-    dataset = read_units(
-        partial(read, work, num_workers),
-        units,
-        readers=resources.readers,
-        num_cpus=resources.cpus_per_reader,
-        labels=resources.reader_labels,
-    )
-    if work.live_teachers:
-        for name, pool in work.settings.teachers.each_pool().items():
-            arguments = {"work": work, "pool": name}
-            stage = type(f"Pool_{name}", (TeacherStage,), {})  # the dashboard shows a stage by its class
-            dataset = in_teacher_pool(dataset, pool, stage, arguments, work.plan.share(num_workers))
+    unit_read = partial(read, work, num_workers)
+    together = teachers_read(work.settings, work.live_teachers)
+    if together:
+        first = next(iter(pools.values()))
+        dataset = read_units(unit_read, units, readers=None, num_cpus=first.num_cpus, **place_of(first))
+    else:
+        where = {"label_selector": resources.reader_labels} if resources.reader_labels else {}
+        dataset = read_units(
+            unit_read, units, readers=resources.reading_tasks, num_cpus=resources.cpus_per_reader, **where
+        )
+    for number, (name, pool) in enumerate(pools.items()):
+        arguments = {"work": work, "pool": name}
+        stage = type(f"Pool_{name}", (TeacherStage,), {})  # the dashboard shows a stage by its class
+        rows = None if together and number == 0 else work.plan.share(num_workers)
+        dataset = in_teacher_pool(dataset, pool, stage, arguments, rows, pool.actors)
     return dataset
 
 
+def place_of(teachers: Teachers) -> dict[str, Any]:
+    """Arguments of Ray Data that say on which nodes a pool may run."""
+    where: dict[str, Any] = {"accelerator_type": teachers.accelerator_type} if teachers.accelerator_type else {}
+    return where | ({"label_selector": teachers.labels} if teachers.labels else {})
+
+
 def in_teacher_pool(
-    dataset: Any, teachers: Teachers, stage: type, arguments: dict[str, Any], rows: int, actors: int = 0
+    dataset: Any, teachers: Teachers, stage: type, arguments: dict[str, Any], rows: int | None, actors: int
 ) -> Any:
-    """Pass whole blocks, of `rows` rows each, through a pool of actors that hold an ensemble; `actors` 0: as many as
-    the settings give it."""
+    """Pass whole blocks through a pool of actors that hold an ensemble.
+
+    Args:
+        rows: of each block; None, for blocks whatever they have, which Ray refuses on GPUs. Without it Ray puts this
+            stage into one with the reading tasks before it, where these are given the same resources and no limit.
+        actors: of the pool.
+    """
     from ray.data import ActorPoolStrategy
 
-    extra: dict[str, Any] = {"accelerator_type": teachers.accelerator_type} if teachers.accelerator_type else {}
-    if teachers.labels:
-        extra["label_selector"] = teachers.labels
     return dataset.map_batches(
         stage,
         fn_constructor_kwargs=arguments,
-        batch_size=rows,  # not None, which Ray refuses on GPUs; as every block has as many rows, none are merged
+        batch_size=rows,  # as every block has as many rows, none are merged
         num_cpus=teachers.num_cpus,
         num_gpus=teachers.num_gpus,
-        compute=ActorPoolStrategy(size=actors or teachers.actors),
-        **extra,
+        compute=ActorPoolStrategy(size=actors),
+        **place_of(teachers),
     )

@@ -83,7 +83,7 @@ def _scaling(resources: Resources) -> dict[str, Any]:
         "use_gpu": resources.use_gpu,
         "resources_per_worker": {
             "CPU": resources.cpus_per_worker,
-            **({"GPU": 1} if resources.use_gpu else {}),
+            **({"GPU": resources.gpus_per_worker} if resources.use_gpu else {}),
             **resources.custom,
         },
         "accelerator_type": resources.accelerator_type or None,

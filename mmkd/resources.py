@@ -60,13 +60,22 @@ def demands(settings: Settings, teachers: int) -> list[Demand]:
     workers, name = resources.workers, "resources.workers"
     if resources.min_workers:
         workers, name = resources.min_workers, "resources.min_workers"
-    gpus = float(resources.use_gpu)
+    gpus = resources.gpus_per_worker if resources.use_gpu else 0.0
     where = (resources.accelerator_type, resources.labels, resources.custom)
     found = [Demand(name, workers, resources.cpus_per_worker, gpus, *where)]
     for pool, own in settings.teachers.each_pool().items() if teachers else ():
         what = f"teachers.pools.{pool}" if settings.teachers.pools else "teachers.actors"
         found.append(Demand(what, own.actors, own.num_cpus, own.num_gpus, own.accelerator_type, own.labels))
-    return [*found, Demand("one reader", 1, resources.cpus_per_reader, 0.0, "", resources.reader_labels)]
+    if not teachers_read(settings, teachers):
+        found.append(Demand("one reader", 1, resources.cpus_per_reader, 0.0, "", resources.reader_labels))
+    return found
+
+
+def teachers_read(settings: Settings, teachers: int) -> bool:
+    """Whether the actors of the first pool read for themselves; `teachers`: number of live ones."""
+    resources, pools = settings.resources, settings.teachers.each_pool()
+    alone = not resources.readers and not resources.reader_labels
+    return alone and teachers > 0 and not next(iter(pools.values())).num_gpus
 
 
 def needs(settings: Settings, teachers: int) -> dict[str, dict[str, float]]:

@@ -16,6 +16,7 @@ from mmkd.reader import REAL, read_unit
 from mmkd.report.mistakes import confident_mistakes
 from mmkd.report.page import Curve, Report, Strip, write_report
 from mmkd.report.predictions import Predictions
+from mmkd.resources import teachers_read
 from mmkd.runs import read_metrics
 
 
@@ -46,7 +47,7 @@ def write_run_report(settings: Settings, run: Path) -> None:
 
 def facts(settings: Settings, results: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
     """What a reader needs to judge the figures and to repeat them."""
-    resources, teachers = settings.resources, settings.teachers
+    resources = settings.resources
     rows = [data_facts(settings)[0]]
     rows.append(("seeds", f"run {settings.run.seed}, views {settings.views.seed}, weigh {settings.data.weigh_seed}"))
     for name, result in results.items():
@@ -58,14 +59,10 @@ def facts(settings: Settings, results: dict[str, dict[str, Any]]) -> list[tuple[
                 f"{result['epochs']}, {result['broken_clips']} broken clips",
             )
         )
-    where = "one process" if settings.run.local else "Ray"
-    rows.append(
-        (
-            "processes",
-            f"{where}: {resources.workers} student worker(s), {teachers.actors} teacher actor(s), "
-            f"{resources.readers} readers at a time",
-        )
-    )
+    actors = sum(pool.actors for pool in settings.teachers.each_pool().values())
+    reading = f", {resources.reading_tasks} readers at a time" * (not teachers_read(settings, teachers=1))
+    on_ray = f"Ray: {resources.workers} student worker(s), {actors} teacher actor(s){reading}"
+    rows.append(("processes", "one process" if settings.run.local else on_ray))
     rows.append(data_facts(settings)[1])
     return rows
 

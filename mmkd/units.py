@@ -4,7 +4,7 @@ A source of its own rather than `range(...).map_batches(...)`, because Ray gives
 for each task and does not fuse it with a stage that asks for less: on two cores that waits for ever.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -40,17 +40,22 @@ def read_units(
     read: Callable[[int], Columns],
     units: Sequence[int],
     *,
-    readers: int,
+    readers: int | None,
     num_cpus: float,
-    labels: Mapping[str, str] | None = None,
+    **where: Any,
 ) -> Any:
-    """A lazy Ray dataset of one block a unit, at most `readers` being read at a time, on nodes that have the labels."""
+    """A lazy Ray dataset of one block a unit.
+
+    Args:
+        readers: how many units are read at a time; None: as many as there is room for.
+        where: Ray's `label_selector` and `accelerator_type`.
+    """
     return ray.data.read_datasource(
         Units(read, units),
         override_num_blocks=len(units),
         concurrency=readers,
         num_cpus=num_cpus,
-        ray_remote_args={"label_selector": dict(labels)} if labels else None,
+        **where,
     )
 
 

@@ -44,7 +44,7 @@ def test_a_dry_run_of_a_student_prints_everything_and_leaves_nothing(home, capsy
 def test_a_dry_run_says_what_would_be_resumed_and_refuses_what_the_job_would(home, capsys):
     distill(small_settings(home, run={"name": "wet"}, optim={"epochs": 1, "batch_size": 8}))
     assert distill(dry(home, run={"name": "wet"}))["state"] == "finished already"
-    with pytest.raises(SettingsError, match=r"needs 100\.75 CPUs \(resources\.workers 100 x 1"):
+    with pytest.raises(SettingsError, match=r"needs 100\.5 CPUs \(resources\.workers 100 x 1"):
         distill(dry(home, run={"local": False}, resources={"workers": 100}))
     assert "DOES NOT FIT" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"views\.frames 4 \(here 6\)"):

@@ -36,8 +36,11 @@ pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).parents[1]
 
 
-def test_a_killed_teacher_actor(home, cluster):
-    seconds, run = disturbed(settings_of(home, "teacher"), lambda run: kill(*wait_for(lambda: named("Pool_"), 20)))
+@pytest.mark.parametrize("readers", [2, 0])
+def test_a_killed_teacher_actor(home, cluster, readers):
+    """One that is given what was read, or reads for itself."""
+    settings = settings_of(home, f"teacher-{readers}", resources={"readers": readers})
+    seconds, run = disturbed(settings, lambda run: kill(*wait_for(lambda: named("Pool_"), 20)))
     assert_exact(run)
     assert seconds < 30
 

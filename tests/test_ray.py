@@ -4,14 +4,20 @@ import os
 import threading
 import time
 
+import numpy as np
 import pytest
+import yaml
 
 from mmkd.bank.store import Bank
 from mmkd.config import SettingsError
 from mmkd.dataset import open_dataset
 from mmkd.jobs import distill, pack_data, train_teacher
 from mmkd.models import load_model, save_model
+from mmkd.pipeline import build_dataset, configure_context
+from mmkd.resolve import plan_student, teacher_folders
+from mmkd.resources import check_fits
 from mmkd.runs import read_lines, read_metrics
+from mmkd.stage_costs import size_job
 from mmkd.weigh import weigh
 from tests.processes import seen
 from tests.small import small_settings
@@ -123,10 +129,39 @@ def test_a_killed_worker_costs_no_clip_and_doubles_none(home):
 
 
 def test_more_workers_than_cpus_are_refused_with_the_sum(home):
-    with pytest.raises(SettingsError, match=r"needs 9\.75 CPUs \(resources\.workers 9 x 1 \+ .* has 5;"):
+    with pytest.raises(SettingsError, match=r"needs 9\.5 CPUs \(resources\.workers 9 x 1 \+ .* has 5;"):
         distill(settings_of(home, "too-many", resources={"workers": 9}))
     with pytest.raises(SettingsError, match=r"needs 2 GPUs"):
         distill(settings_of(home, "no-gpus", resources={"workers": 2, "use_gpu": True}))
+
+
+def test_teachers_on_cpus_read_for_themselves_so_that_only_what_the_student_needs_is_moved(home):
+    """One stage, with a block a unit; where reading tasks are asked for there are two."""
+    blocks, stages = {}, {}
+    for readers in (0, 1):
+        settings = settings_of(home, f"reading-{readers}", resources={"readers": readers})
+        work, _ = plan_student(settings, teacher_folders(settings))
+        configure_context(settings)
+        dataset = build_dataset(work, 0, 2).materialize()
+        blocks[readers] = list(dataset.iter_batches(batch_size=None, batch_format="numpy"))
+        stages[readers] = "ReadClips->MapBatches(Pool_teachers)" in dataset.stats()
+    assert stages == {0: True, 1: False}
+    assert len(blocks[0]) == len(blocks[1]) == 2 * work.plan.num_steps
+    for ours, theirs in zip(*blocks.values(), strict=True):
+        assert ours.keys() == theirs.keys()
+        assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_sizes_are_measured_once_and_kept(home, tmp_path):
+    settings = settings_of(home, "auto", resources={"auto": True})
+    work, _ = plan_student(settings, teacher_folders(settings))
+    sized = size_job(work, tmp_path, longest=0.02).settings
+    check_fits(sized, work.live_teachers)
+    kept = yaml.safe_load((tmp_path / "resources.yaml").read_text())
+    assert kept["resources"]["workers"] == sized.resources.workers
+    kept["resources"]["prefetch"] = 3
+    (tmp_path / "resources.yaml").write_text(yaml.safe_dump(kept))
+    assert size_job(work, tmp_path).settings.resources.prefetch == 3
 
 
 def test_a_teacher_that_answers_nan_fails_the_job_and_is_named(home, tmp_path):

@@ -14,7 +14,9 @@ def settings_of(**sections):
 
 
 def test_the_sum_of_all_parts_is_compared_with_the_cluster():
-    settings = settings_of(resources={"workers": 3, "cpus_per_worker": 2}, teachers={"actors": 2, "num_cpus": 1.5})
+    settings = settings_of(
+        resources={"workers": 3, "cpus_per_worker": 2, "readers": 1}, teachers={"actors": 2, "num_cpus": 1.5}
+    )
     asked = demands(settings, teachers=4)
     assert shortage(asked, [Node({"CPU": 8}), Node({"CPU": 2})]) == ""
     said = shortage(asked, [Node({"CPU": 8}), Node({"CPU": 1})])

@@ -79,13 +79,19 @@ class Data(Section):
 class Resources(Section):
     """What a job reserves. The defaults fit two cores; docs/cluster.md has those of larger machines."""
 
+    auto: bool = False
+    """Measure for about 30 s what reading, teachers and student cost on the cluster, and choose workers, actors,
+    readers, threads, prefetch and the teachers' batch by it, instead of taking them from the settings; the choice is
+    kept in RUN/resources.yaml. Also as --resources auto."""
     workers: Positive = 1
     """Student workers (Ray Train, DDP)."""
     min_workers: Annotated[int, Field(ge=0)] = 0
     """Elastic training: begin, and go on, with as few as this many workers where there is no room for all of them, and
     take in more when there is. The global batch stays what it is. 0: all or none."""
     use_gpu: bool = False
-    """One GPU per student worker."""
+    """A GPU for each student worker."""
+    gpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    """GPUs that a worker reserves with use_gpu; below 1 it leaves the rest of one to teachers."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     """CPUs that a worker reserves."""
     threads: Annotated[int, Field(ge=0)] = 0
@@ -96,8 +102,9 @@ class Resources(Section):
     """Labels of the nodes that the workers may run on, as {"mmkd/role": "student"}; empty: any."""
     custom: dict[str, Annotated[float, Field(gt=0)]] = {}
     """Custom resources of Ray that a worker reserves, as {"student": 1}, of nodes that were started with them."""
-    readers: Positive = 2
-    """Reading and decoding tasks at a time."""
+    readers: Annotated[int, Field(ge=0)] = 0
+    """Reading and decoding tasks at a time. 0: two; or none where teachers run on CPUs, whose actors then read for
+    themselves, so that what only they see is not moved."""
     cpus_per_reader: Annotated[float, Field(gt=0)] = 0.25
     """CPUs that a reading task reserves."""
     reader_labels: dict[str, str] = {}
@@ -116,11 +123,21 @@ class Resources(Section):
     """Wait until the cluster has what the job reserves, free of other jobs, instead of being refused where it has not;
     also as --wait-for-resources."""
 
+    @property
+    def reading_tasks(self) -> int:
+        """At a time, where there are any."""
+        return self.readers or 2
+
     @model_validator(mode="after")
     def _elastic(self) -> "Resources":
         if self.min_workers > self.workers:
             raise ValueError(
                 f"resources.min_workers {self.min_workers} is more than resources.workers {self.workers}, the most"
+            )
+        if self.gpus_per_worker <= 0.5 and self.workers > 1:
+            raise ValueError(
+                f"resources.gpus_per_worker {self.gpus_per_worker:g} would put two workers on one GPU, which NCCL "
+                "refuses; it goes with resources.workers 1"
             )
         if self.min_workers and self.labels:
             raise ValueError(

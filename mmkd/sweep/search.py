@@ -86,7 +86,7 @@ def trial_resources(settings: Settings) -> dict[str, float]:
     if not in_one_process(settings):
         return {"CPU": 0.001}  # Tune wants something
     resources = settings.resources
-    return {"CPU": resources.cpus_per_worker, **({"GPU": 1} if resources.use_gpu else {})}
+    return {"CPU": resources.cpus_per_worker, **({"GPU": resources.gpus_per_worker} if resources.use_gpu else {})}
 
 
 def concurrent_trials(settings: Settings, have: Mapping[str, float]) -> int:

@@ -1,0 +1,143 @@
+"""How many processes of each stage a job should have, from what the stages cost and what the cluster has."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmkd.config import Settings
+
+NEAR = 0.97
+"""A choice is as good as the best one where it is predicted to be this share as fast; fewer processes start sooner."""
+LEAST_ROWS = 8
+"""Of a worker's share of a batch, which batch norm is taken over."""
+STORE_SHARE = 0.25
+"""Of the object store, for the blocks that workers fetch ahead."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds a clip of each stage by itself.
+
+    Attributes:
+        read: on one core.
+        teachers: clips given to a teacher at once, to seconds of the whole ensemble, on one core or one GPU; empty
+            where no teacher is asked.
+        student: threads, to seconds of a training step; on a GPU those of one thread.
+        clip_mb: MB of a clip on its way to the student.
+    """
+
+    read: float
+    student: Mapping[int, float]
+    teachers: Mapping[int, float] = field(default_factory=dict)
+    clip_mb: float = 0.0
+
+    @property
+    def teacher_batch(self) -> int:
+        """The smallest batch that is about as fast as any; 0 without teachers."""
+        best = min(self.teachers.values(), default=0.0)
+        return min((size for size, seconds in self.teachers.items() if seconds * NEAR <= best), default=0)
+
+    @property
+    def teach(self) -> float:
+        return self.teachers.get(self.teacher_batch, 0.0)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is chosen, with the clips a second that it should reach, and those that the machines allow."""
+
+    workers: int
+    threads: int
+    actors: int
+    readers: int
+    gpus_per_worker: float
+    gpus_per_actor: float
+    rate: float
+    limit: float
+
+
+def choose(costs: Costs, cpus: float, gpus: float, batch_size: int) -> Sizes:
+    """The fewest processes that are about as fast as any number of them.
+
+    Args:
+        cpus, gpus: of the cluster, or of what may be used of it.
+        batch_size: clips in a global batch.
+    """
+    found = list(_on_gpus(costs, cpus, int(gpus), batch_size) if gpus >= 1 else _on_cpus(costs, int(cpus), batch_size))
+    best = max(each.rate for each in found)
+    near = [each for each in found if each.rate >= NEAR * best]
+    return min(near, key=lambda each: (each.workers + each.actors, each.workers, each.threads))
+
+
+def _on_cpus(costs: Costs, cores: int, batch_size: int) -> Iterator[Sizes]:
+    """Teachers read for themselves; processes may outnumber cores, which then take turns."""
+    cores = max(cores, 1)
+    for workers in range(1, min(cores, max(1, batch_size // LEAST_ROWS)) + 1):
+        for threads, step in costs.student.items():
+            if workers * threads > cores:
+                continue
+            limit = cores / (costs.read + costs.teach + threads * step)
+            for actors in range(1, cores + 1) if costs.teachers else (0,):
+                front = actors / (costs.read + costs.teach) if actors else cores / costs.read
+                rate = min(front, workers / step, limit)
+                yield Sizes(workers, threads, actors, 0, 0.0, 0.0, rate, limit)
+
+
+def _on_gpus(costs: Costs, cpus: float, gpus: int, batch_size: int) -> Iterator[Sizes]:
+    """Student and teachers on GPUs of their own, or on halves of one; reading on the CPUs that they leave."""
+    step, shared = costs.student[1], bool(costs.teachers) and gpus == 1
+    for workers in range(1, min(gpus, max(1, batch_size // LEAST_ROWS)) + 1):
+        actors = 0 if not costs.teachers else 1 if shared else gpus - workers
+        if costs.teachers and not actors:
+            continue
+        share = 0.5 if shared else 1.0
+        limit = gpus / (step + costs.teach)
+        left = max(1.0, cpus - workers - 0.5 * actors)
+        rate = min(workers / step, actors / costs.teach if actors else limit, limit, left / costs.read)
+        readers = max(2, min(int(left), round(1.25 * rate * costs.read + 0.5)))
+        yield Sizes(workers, 1, actors, readers, share, share if actors else 0.0, rate, limit)
+
+
+def chosen_values(settings: Settings, costs: Costs, sizes: Sizes, cpus: float) -> dict[str, Any]:
+    """Setting to its value, of those that sizes decide."""
+    on_gpus = bool(sizes.gpus_per_worker)
+    rows = -(-settings.optim.batch_size // sizes.workers)
+    room = STORE_SHARE * settings.resources.object_store_mb / max(costs.clip_mb * rows * sizes.workers, 1e-9)
+    values: dict[str, Any] = {
+        "resources.workers": sizes.workers,
+        "resources.threads": sizes.threads,
+        "resources.readers": sizes.readers,
+        "resources.prefetch": max(1, min(4, int(room))),
+        "resources.use_gpu": on_gpus,
+        "resources.min_workers": min(settings.resources.min_workers, sizes.workers),
+    }
+    if on_gpus:
+        # A CPU for each worker and reader and half of one for each actor, or less where there are so few.
+        share = round(min(1.0, 0.99 * cpus / (sizes.workers + 0.5 * sizes.actors + 1)), 2)
+        values |= {"resources.gpus_per_worker": sizes.gpus_per_worker, "teachers.num_gpus": sizes.gpus_per_actor}
+        values |= {"resources.cpus_per_worker": share, "resources.cpus_per_reader": share}
+        values |= {"teachers.num_cpus": share / 2}
+    else:
+        # All cores are reserved, divided as the processes will use them; a part in a hundred is left for rounding.
+        reading = 0 if sizes.actors else settings.resources.cpus_per_reader * settings.resources.reading_tasks
+        share = round(0.99 * (cpus - reading) / (sizes.workers + sizes.actors), 2)
+        values |= {"resources.cpus_per_worker": share, "teachers.num_cpus": share if sizes.actors else 0.5}
+    if sizes.actors:
+        values |= {"teachers.actors": sizes.actors, "teachers.batch_size": costs.teacher_batch}
+    return values
+
+
+def explain(costs: Costs, sizes: Sizes, cpus: float, gpus: float) -> list[str]:
+    """Why the sizes are what they are, for people."""
+    on_gpus = bool(sizes.gpus_per_worker)
+    of = "GPU" if on_gpus else "core"
+    taught = f", teachers {1000 * costs.teach:.1f} (in batches of {costs.teacher_batch})" if costs.teachers else ""
+    student = f"student {1000 * costs.student[sizes.threads]:.1f} with {sizes.threads} thread(s)"
+    have = f"{gpus:g} GPU(s) and {cpus:g} CPUs" if on_gpus else f"{cpus:g} CPUs"
+    reads = f", {sizes.readers} reading tasks" if sizes.readers else ", which read for themselves" * bool(sizes.actors)
+    actors = f"{sizes.actors} teacher actor(s){reads}" if sizes.actors else f"reading tasks{reads}"
+    return [
+        f"measured, ms a clip on one {of}: reading {1000 * costs.read:.1f} (a core){taught}, {student}",
+        f"chosen for {have}: {actors}; {sizes.workers} student worker(s). That should reach {sizes.rate:.0f} clips/s; "
+        f"the sum of the stages allows {sizes.limit:.0f}",
+    ]

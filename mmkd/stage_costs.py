@@ -1,0 +1,150 @@
+"""Sizes of a job by themselves: what its stages cost on the cluster is measured, for some seconds before it starts."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from mmkd.config import SettingsError
+from mmkd.config.changes import apply
+from mmkd.pipeline import TeacherStage, Work, read
+from mmkd.progress import say
+from mmkd.reader import Block
+from mmkd.sizing import Costs, choose, chosen_values, explain
+
+SECONDS = 4.0
+"""That each figure is measured for; it is a median, so that few repeats do."""
+BATCHES = (8, 16, 32, 64)
+"""Clips given to a teacher at once that are tried."""
+
+
+def size_job(work: Work, run: Path, longest: float = SECONDS) -> Work:
+    """The work with sizes that fit it and the cluster which this process has joined.
+
+    They are kept in RUN/resources.yaml, which --config takes, and which counts when the run goes on.
+
+    Args:
+        longest: seconds that each figure is measured for.
+
+    Raises:
+        SettingsError: its teachers are in several pools.
+    """
+    settings, kept = work.settings, run / "resources.yaml"
+    if settings.teachers.pools:
+        raise SettingsError("resources.auto does not divide accelerators among teachers.pools; give their sizes.")
+    if kept.is_file():
+        sections = yaml.safe_load(kept.read_text())
+        values = {f"{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
+        say(f"sizes: those of {kept}")
+        return replace(work, settings=apply(settings, values))
+    import ray
+
+    have = ray.cluster_resources()
+    cpus, gpus = have.get("CPU", 1.0), have.get("GPU", 0.0)
+    say("sizes: measuring what reading, teachers and student cost here (about 30 s)")
+    costs = measure(work, gpus, longest)
+    sizes = choose(costs, cpus, gpus, settings.optim.batch_size)
+    values = chosen_values(settings, costs, sizes, cpus)
+    sections = {"resources": {}, "teachers": {}}
+    for name, value in values.items():
+        section, _, field = name.partition(".")
+        sections[section][field] = value
+    kept.write_text(yaml.safe_dump(sections, sort_keys=False))
+    for line in [*explain(costs, sizes, cpus, gpus), f"kept in {kept}, which --config takes"]:
+        say(f"sizes: {line}")
+    return replace(work, settings=apply(settings, values))
+
+
+def measure(work: Work, gpus: float, longest: float) -> Costs:
+    """Costs of a job's stages on the cluster that this process has joined; student and teachers on a GPU where there
+    is one."""
+    import ray
+
+    kind, on_gpu = work.settings.resources.accelerator_type, gpus >= 1
+    measured = ray.remote(_costs).options(num_cpus=1, num_gpus=float(on_gpu))
+    if on_gpu and kind:
+        measured = measured.options(accelerator_type=kind)
+    return Costs(**ray.get(measured.remote(work, on_gpu, longest)))
+
+
+def _costs(work: Work, on_gpu: bool, longest: float) -> dict[str, Any]:
+    import torch
+
+    torch.set_num_threads(1)
+    cuda = on_gpu and torch.cuda.is_available()  # Ray's GPUs can be logical ones
+    units = [unit for unit in range(work.plan.num_steps) if work.plan.step(unit).phase == "train"][:64]
+    blocks: list[Block] = []
+
+    def one_more() -> None:
+        blocks.append(read(work, 1, units[len(blocks) % len(units)]))
+
+    one_more()  # manifests are read, and files come into memory
+    rows = len(blocks[0]["clip"])
+    seconds: dict[str, Any] = {"read": _seconds(one_more, longest) / rows}
+    block, seconds["teachers"] = blocks[0], {}
+    if work.live_teachers:
+        stage = TeacherStage(_where(work, on_gpu))
+        for size in BATCHES:
+            stage.ensemble.batch_size = size
+            seconds["teachers"][size] = _seconds(lambda: stage(block), longest) / rows
+            if size >= rows:
+                break
+        block = stage(block)
+    seconds["student"] = _student(work, block, cuda, longest)
+    seconds["clip_mb"] = sum(array.nbytes for array in block.values()) / rows / 1e6
+    return seconds
+
+
+def _where(work: Work, on_gpu: bool) -> Work:
+    """The same work with its teachers on the GPU, or on one thread."""
+    teachers = work.settings.teachers.model_copy(update={"num_gpus": float(on_gpu), "threads": 1})
+    return replace(work, settings=work.settings.model_copy(update={"teachers": teachers}))
+
+
+def _student(work: Work, block: Block, cuda: bool, longest: float) -> dict[int, float]:
+    """Threads to seconds a clip of a training step (forward, backward, AdamW)."""
+    import torch
+
+    from mmkd.inputs import inputs_of
+    from mmkd.optimizing import Updater
+    from mmkd.worker import make_network
+
+    device = torch.device("cuda" if cuda else "cpu")
+    model = make_network(work).to(device).train()
+    updater, rows = Updater(model, model, work.settings, work.plan, device), np.arange(len(block["clip"]))
+
+    def step() -> None:
+        with updater.autocast():
+            logits = model(inputs_of(block, model.modality, rows, device))
+        updater.backward(torch.stack([each.float().logsumexp(dim=-1).mean() for each in logits.values()]).sum())
+        updater.step(0)
+        if cuda:
+            torch.cuda.synchronize()
+
+    found = {}
+    for threads in [1] if cuda else _thread_counts():
+        torch.set_num_threads(threads)
+        found[threads] = _seconds(step, longest) / len(rows)
+    return found
+
+
+def _thread_counts() -> Sequence[int]:
+    """1, 2, 4, ... up to this machine's cores."""
+    return [2**power for power in range((os.cpu_count() or 1).bit_length())]
+
+
+def _seconds(work: Callable[[], Any], longest: float) -> float:
+    """Median seconds of a call, after one that does not count."""
+    work()
+    times: list[float] = []
+    began = time.perf_counter()
+    while len(times) < 3 or (time.perf_counter() - began < longest and len(times) < 50):
+        before = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - before)
+    return float(np.median(times))

@@ -1,0 +1,74 @@
+"""Sizes that are chosen from what the stages cost."""
+
+import itertools
+
+import pytest
+
+from mmkd.cli import load_settings
+from mmkd.config import Settings
+from mmkd.config.changes import apply
+from mmkd.resources import check_fits
+from mmkd.sizing import Costs, choose, chosen_values, explain
+
+
+def costs(read=0.002, teach=0.01, student=0.012, threads=(1,)):
+    teachers = {8: 1.2 * teach, 16: teach, 32: 0.99 * teach} if teach else {}
+    return Costs(read, {count: student / count for count in threads}, teachers, clip_mb=0.1)
+
+
+def test_as_few_processes_as_carry_the_load_of_two_cores():
+    sizes = choose(costs(), cpus=2, gpus=0, batch_size=32)
+    assert (sizes.workers, sizes.actors, sizes.readers) == (1, 1, 0)
+    assert sizes.rate == pytest.approx(sizes.limit, rel=0.03)
+
+
+def test_a_student_that_costs_more_than_the_teachers_is_given_more_workers():
+    sizes = choose(costs(student=0.03), cpus=2, gpus=0, batch_size=32)
+    assert (sizes.workers, sizes.actors) == (2, 1)
+    assert choose(costs(student=0.03), cpus=2, gpus=0, batch_size=8).workers == 1  # a share is not below 8 rows
+
+
+def test_teachers_that_cost_more_than_the_student_are_given_more_actors():
+    sizes = choose(costs(teach=0.04), cpus=2, gpus=0, batch_size=32)
+    assert (sizes.workers, sizes.actors) == (1, 2)
+
+
+def test_one_worker_of_two_threads_is_chosen_where_threads_are_as_good_as_workers():
+    sizes = choose(costs(teach=0, threads=(1, 2)), cpus=2, gpus=0, batch_size=32)
+    assert (sizes.workers, sizes.threads, sizes.actors) == (1, 2, 0)
+
+
+def test_a_teachers_batch_is_no_larger_than_helps():
+    assert costs().teacher_batch == 16
+    assert costs(teach=0).teacher_batch == 0
+
+
+def test_one_gpu_is_shared_and_more_are_divided():
+    one = choose(costs(), cpus=8, gpus=1, batch_size=64)
+    assert (one.workers, one.actors, one.gpus_per_worker, one.gpus_per_actor) == (1, 1, 0.5, 0.5)
+    eight = choose(costs(teach=0.03, student=0.01), cpus=64, gpus=8, batch_size=256)
+    assert (eight.workers, eight.actors) == (2, 6)
+    alone = choose(costs(teach=0), cpus=8, gpus=2, batch_size=64)
+    assert (alone.workers, alone.actors) == (2, 0)
+
+
+def test_whatever_is_chosen_fits_the_cluster_and_is_a_setting():
+    several = itertools.product((0.0005, 0.01), (0, 0.005, 0.1), (0.004, 0.1), (2, 3, 16), (0, 1, 4), (8, 64))
+    for read, teach, student, cpus, gpus, batch in several:
+        found = costs(read, teach, student, threads=(1, 2))
+        sizes = choose(found, cpus, gpus, batch)
+        settings = apply(Settings(), chosen_values(Settings(optim={"batch_size": batch}), found, sizes, cpus))
+        check_fits(settings, teachers=bool(teach), have={"CPU": cpus, "GPU": gpus})
+        assert 0 < sizes.rate <= sizes.limit * 1.001
+        assert all(explain(found, sizes, cpus, gpus))
+
+
+def test_large_clips_are_not_fetched_far_ahead():
+    found = Costs(0.01, {1: 0.1}, clip_mb=5.0)
+    values = chosen_values(Settings(), found, choose(found, 2, 0, 32), 2)
+    assert values["resources.prefetch"] == 1
+
+
+def test_resources_auto_is_a_flag():
+    settings = load_settings(["--resources", "auto"], job="distill", about="")
+    assert settings.resources.auto and not Settings().resources.auto
