@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-fast test-faults lint teachers clean
+.PHONY: setup demo test test-fast test-faults bench lint teachers clean
 
 setup: .venv/ready
 
@@ -26,6 +26,10 @@ test-fast: setup
 # Processes and nodes are killed, disks filled, teachers hung (about fifteen minutes).
 test-faults: setup
 	$(BIN)/pytest -m faults
+
+# All figures of docs/performance.md with their limits (about an hour and a half on two cores that do nothing else).
+bench: setup
+	$(BIN)/python benchmarks/run.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -11,19 +11,16 @@ all jobs that it starts; HOME/data/tabletop has to be there. The bank is recorde
 """
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
+from common import Facts, figure, finish, job, spread
 
 from mmkd.bank.choose import choose_bank
 from mmkd.bank.description import Description, make_bank
@@ -41,8 +38,6 @@ from mmkd.storage import is_file, join
 CLIPS, VIEWS, TEACHERS, HEADS = 67217, 10, 3, {"verb": 97, "noun": 300}
 """EPIC-KITCHENS-100: the clips of its train split; 397 classes."""
 UNIT = 32
-JOBS = Path(__file__).parent.parent / "rayjobs"
-Facts = dict[str, Any]
 
 
 def large(folder: Path, scale: float) -> Facts:
@@ -153,7 +148,7 @@ def epoch(given: list[str], repeats: int) -> Facts:
     settings = load_settings(flags["replay"], job="bank", about="")
     if not is_file(join(settings.data_folder(), "dataset.json")):
         raise SystemExit(f"{settings.data_folder()} is not a data set; python rayjobs/pack.py makes tabletop.")
-    recorded = job("record", own)
+    recorded, _ = job("rayjobs/record.py", own)
     runs = settings.home / "runs"
     runs.mkdir(exist_ok=True)
     seconds: dict[str, list[list[float]]] = {kind: [] for kind in flags}
@@ -161,7 +156,7 @@ def epoch(given: list[str], repeats: int) -> Facts:
         for kind in sorted(flags, reverse=bool(repeat % 2)):  # in turn, since the machine's speed drifts
             say(f"epoch: {kind}, {repeat + 1} of {repeats}")
             with tempfile.TemporaryDirectory(prefix="bench-bank-", dir=runs) as run:
-                job("distill", [*flags[kind], "--run.name", Path(run).name])
+                job("rayjobs/distill.py", [*flags[kind], "--run.name", Path(run).name])
                 rows = [row["seconds"] for row in read_metrics(Path(run)) if row["kind"] == "epoch"]
             seconds[kind].append([rows[1], sum(rows)])
     found: Facts = {"bank": recorded["bank"], "answers": recorded["answers"], "recorded in, s": recorded["seconds"]}
@@ -201,18 +196,6 @@ def reading(settings: Settings, repeats: int) -> Facts:
     }
 
 
-def job(name: str, flags: list[str]) -> Facts:
-    """Run a job as people do; its result."""
-    done = subprocess.run([sys.executable, JOBS / f"{name}.py", *flags], stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise SystemExit(f"rayjobs/{name}.py {' '.join(flags)} failed")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def spread(values: list[float]) -> Facts:
-    return {"median": round(median(values), 4), "least": round(min(values), 4), "most": round(max(values), 4)}
-
-
 def main() -> None:
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=layout, allow_abbrev=False)
@@ -233,10 +216,21 @@ def main() -> None:
     for name, value in found.items():
         some = isinstance(value, dict)
         say(f"{name:<{width}}" + (f"{value['median']} ({value['least']} to {value['most']})" if some else str(value)))
-    text = json.dumps({"part": arguments.part, **found})
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
-    print(text, flush=True)
+    finish({"part": arguments.part, **found}, figures(arguments.part, found), arguments.out)
+
+
+def figures(part: str, found: Facts) -> list[Facts]:
+    if part == "large":
+        return [
+            figure("bank on disk over raw fp16 logits", found["on disk over raw"], most=1.3),
+            figure("opening the bank, s", found["seconds to open"], most=2),
+            figure("reader's peak memory at the end over that at a tenth", found["peak, end over a tenth"], most=1.1),
+        ]
+    ratio, share = found["second epoch, replay over labels"], found["reading the bank, share of an epoch"]
+    return [
+        figure("an epoch in replay over labels alone", list(ratio.values()), most=1.1),
+        figure("reading the bank, share of an epoch", share, most=0.05),
+    ]
 
 
 if __name__ == "__main__":

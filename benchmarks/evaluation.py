@@ -9,16 +9,15 @@ table goes to standard error, the same as one JSON object to the last line of st
 """
 
 import argparse
-import json
 import os
 import sys
 import time
 from multiprocessing import get_context
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+from common import figure, finish
 
 from mmkd.asking import Questions, ask
 from mmkd.cli import load_settings
@@ -63,11 +62,11 @@ def main() -> None:
         "ratios": [round(ratio, 3) for ratio in ratios],
         "seconds_to_first_answer": round(median(starts), 1),
     }
-    say(f"evaluation / plain processes: {facts['ratio']} ({min(ratios):.2f} to {max(ratios):.2f}); asked: 0.9")
-    text = json.dumps(facts)
-    if own.out:
-        Path(own.out).write_text(text + "\n")
-    print(text)
+    shown = [
+        figure("evaluation over plain processes, clips/s", ratios, least=0.9),
+        figure("seconds to the first answer, Ray started", starts),
+    ]
+    finish(facts, shown, own.out)
 
 
 def questions_of(settings: Settings, folders: list[str]) -> Questions:
@@ -119,7 +118,7 @@ def _loop(settings: Settings, folders: list[str], number: int, processes: int, b
     cv2.setNumThreads(1)
     questions = questions_of(settings, folders)
     heads = cached_dataset(settings.data_folder()).heads
-    ensemble = make_ensemble(settings, folders, heads, each_view=questions.slots)
+    ensemble = make_ensemble(settings.teachers, folders, heads, each_view=questions.slots)
     units = list(questions.units())[number::processes]
     ensemble(questions.read(units[0]))
     barrier.wait()

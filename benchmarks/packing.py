@@ -9,10 +9,10 @@ Videos are made on the spot (456 x 256, H.264, a smooth texture that moves), so 
 call are measured side by side on the same machine: trust the ratios.
 """
 
+import argparse
 import json
 import os
 import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +27,7 @@ import av
 import cv2
 import numpy as np
 import simplejpeg
+from common import Facts, figure, finish
 
 from mmkd.config import Settings
 from mmkd.cutting import as_bytes, cut, flow_jpeg
@@ -34,6 +35,7 @@ from mmkd.extract.flow import make_flow
 from mmkd.jobs import distill, pack_data
 from mmkd.media.video import VideoReader, open_container
 from mmkd.pipeline import cached_dataset, cached_manifest
+from mmkd.progress import say
 from mmkd.reader import read_unit
 from mmkd.shards import write_shard
 from mmkd.sources.recording import Reject, Segment
@@ -227,8 +229,33 @@ def decoders(folder: Path) -> dict[str, Any]:
     return found | {"torchcodec": round(number / cpu(decode))}
 
 
-if __name__ == "__main__":
-    chosen = sys.argv[1:] or ["throughput", "memory", "codec", "decoders"]
-    for name in chosen:
+def figures(found: dict[str, Any]) -> list[Facts]:
+    shown = []
+    if "throughput" in found:
+        part = found["throughput"]
+        shown.append(figure("packing over its parts, in as many processes", part["packing over parts"], least=0.9))
+        shown.append(figure("packing as a job on Ray over its parts", part["the same over parts"]))
+    if "memory" in found:
+        part = found["memory"]
+        grown = part["peak after, MB"] / part["peak before, MB"]
+        shown.append(figure("peak memory, packing a video of 30 minutes over before", grown))
+    if "codec" in found:
+        shown += [figure(f"H.264 over JPEG, {name}", value) for name, value in found["codec"]["h264 over jpeg"].items()]
+    return shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=["throughput", "memory", "codec", "decoders"])
+    parser.add_argument("--out", help="JSON file to write")
+    own = parser.parse_args()
+    found = {}
+    for name in own.parts:
         with tempfile.TemporaryDirectory(prefix="mmkd-bench-") as scratch:
-            print(name, json.dumps(globals()[name](Path(scratch)), indent=1), flush=True)
+            found[name] = globals()[name](Path(scratch))
+        say(f"{name} {json.dumps(found[name], indent=1)}")
+    finish(found, figures(found), own.out)
+
+
+if __name__ == "__main__":
+    main()

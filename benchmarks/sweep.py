@@ -11,39 +11,25 @@ Any setting of the jobs can follow (--optim.epochs 2, --data.limit ...); HOME/da
 """
 
 import argparse
-import json
 import shutil
-import subprocess
-import sys
-import time
-from pathlib import Path
 from statistics import median
-from typing import Any
 
 import yaml
+from common import figure, finish, job
 
 from mmkd.bank.store import Bank
 from mmkd.cli import load_settings
 from mmkd.progress import say
 from mmkd.runs import read_metrics
 
-ROOT = Path(__file__).parent.parent
 NAME = "bench-sweep"
-
-
-def job(script: str, flags: list[str]) -> tuple[dict[str, Any], float]:
-    """Run a job as people do; its result and its seconds."""
-    began = time.monotonic()
-    done = subprocess.run([sys.executable, ROOT / script, *flags], stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise SystemExit(f"{script} {' '.join(flags)} failed")
-    return json.loads(done.stdout.splitlines()[-1]), time.monotonic() - began
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=16, help="trials of the sweep (16)")
     parser.add_argument("--alone", type=int, default=3, help="how many of them are trained by themselves, each way (3)")
+    parser.add_argument("--out", help="JSON file to write")
     arguments, given = parser.parse_known_args()
     own = ["--optim.epochs", "2", *given, "--teachers.bank", NAME]
     home = load_settings(given, job="bench", about="").home
@@ -89,7 +75,11 @@ def main() -> None:
     }
     width = max(map(len, found)) + 2
     say("\n".join(f"{name:<{width}}{value}" for name, value in found.items()))
-    print(json.dumps(found))
+    figures = [
+        figure("sweep over (teacher pass + as many trainings)", found["sweep over (pass + trainings)"], most=1.15),
+        figure("sweep over independent live runs", found["sweep over independent live runs"]),
+    ]
+    finish(found, figures, arguments.out)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,101 @@
+"""All benchmarks, one after the other: a table of figures with their limits, JSON, and a picture.
+
+    python benchmarks/run.py [--parts live,start,memory,scale,replay,sweep,evaluation,packing] [--out FOLDER]
+
+make bench is the same. The machine should do nothing else meanwhile; on two cores all parts take about an hour and a
+half. Each part is a script of its own in this folder and says more in its --help. HOME/data/tabletop is made where it
+is missing (MMKD_HOME, or --run.home, says where HOME is); any setting of the jobs that should count for all parts can
+follow, as those of a machine with GPUs:
+
+    python benchmarks/run.py --resources.use_gpu --teachers.num_gpus 0.5 --resources.gpus_per_worker 0.5
+
+FOLDER (HOME/bench by default) is given PART.json of each part, bench.json of all, and bench.png.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common import CORES, ROOT, Facts, limit, measured
+
+from mmkd.cli import load_settings
+from mmkd.progress import say
+
+HERE = Path(__file__).parent
+MODEL = ["--model", str(ROOT / "mmkd" / "zoo" / "tabletop" / "rgb")]
+PARTS = {
+    "live": ["live.py"],
+    "start": ["start.py"],
+    "memory": ["memory.py"],
+    "scale": ["scale.py"],
+    "replay": ["bank.py", "--part", "epoch"],
+    "sweep": ["sweep.py"],
+    "evaluation": ["evaluation.py", *MODEL, "--data", "tabletop"],
+    "packing": ["packing.py", "throughput"],
+}
+OWN_DATA = ("packing",)
+"""Parts that take no settings of jobs."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--out", type=Path)
+    own, rest = parser.parse_known_args(argv)
+    if unknown := sorted(set(own.parts.split(",")) - set(PARTS)):
+        parser.error(f"--parts {', '.join(unknown)}: there are {', '.join(PARTS)}")
+    folder = own.out or load_settings(rest, job="bench", about="").home / "bench"
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in own.parts.split(","):
+        say(f"== {part}: benchmarks/{PARTS[part][0]}")
+        script, *flags = PARTS[part]
+        more = [] if part in OWN_DATA else rest
+        command = [sys.executable, HERE / script, *flags, "--out", folder / f"{part}.json", *more]
+        if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+            raise SystemExit(f"{part} failed: {' '.join(map(str, command))}")
+    found = {part: json.loads(path.read_text()) for part in PARTS if (path := folder / f"{part}.json").is_file()}
+    facts = {"machine": machine(), "parts": found}
+    (folder / "bench.json").write_text(json.dumps(facts, indent=1) + "\n")
+    say("\n" + "\n".join(table(found)))
+    say(f"\n{', '.join(f'{name} {value}' for name, value in facts['machine'].items())}")
+    from picture import draw
+
+    draw(found, folder / "bench.png")
+    missed = [each["what"] for part in found.values() for each in part["figures"] if each["holds"] is False]
+    print(json.dumps({"folder": str(folder), "missed": missed}))
+
+
+def table(found: dict[str, Facts]) -> list[str]:
+    """Lines of part, figure, what was measured, and what was asked."""
+    rows = [(part, each) for part, facts in found.items() for each in facts["figures"]]
+    width = max(len(each["what"]) for _, each in rows) + 2
+    return [f"{part:<12}{each['what']:<{width}}{measured(each):<28}{limit(each)}" for part, each in rows]
+
+
+def machine() -> dict[str, str]:
+    import ray
+    import torch
+
+    gpus = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    model = next((line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")), "")
+    return {
+        "cores": str(CORES),
+        "CPU": model or platform.machine(),
+        "GPUs": ", ".join(gpus) or "none",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "ray": ray.__version__,
+    }
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.is_file() else []
+
+
+if __name__ == "__main__":
+    main()
