@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--to", type=Path, default=ROOT / "docs")
     own, rest = parser.parse_known_args()
-    flags = ["--run.name", "dashboard", "--optim.epochs", "30", *rest]
+    flags = ["--run.name", "dashboard", "--optim.epochs", "30", "--resources.readers", "2", *rest]
     settings = load_settings(flags, job="distill", about="", program="python benchmarks/dashboard.py")
     shutil.rmtree(settings.home / "runs" / settings.run.name, ignore_errors=True)
     command = [sys.executable, str(ROOT / "rayjobs" / "distill.py"), *flags]
