@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +78,11 @@ def _costs(work: Work, on_gpu: bool, longest: float) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     cuda = on_gpu and torch.cuda.is_available()  # Ray's GPUs can be logical ones
-    units = [unit for unit in range(work.plan.num_steps) if work.plan.step(unit).phase == "train"][:64]
-    blocks: list[Block] = []
-
-    def one_more() -> None:
-        blocks.append(read(work, 1, units[len(blocks) % len(units)]))
-
-    one_more()  # manifests are read, and files come into memory
-    rows = len(blocks[0]["clip"])
-    seconds: dict[str, Any] = {"read": _seconds(one_more, longest) / rows}
-    block, seconds["teachers"] = blocks[0], {}
+    train = (unit for unit in range(work.plan.num_steps) if work.plan.step(unit).phase == "train")
+    units = cycle(list(islice(train, 64)))
+    block = read(work, 1, next(units))  # manifests are read, and files come into memory
+    rows = len(block["clip"])
+    seconds: dict[str, Any] = {"read": _seconds(lambda: read(work, 1, next(units)), longest) / rows, "teachers": {}}
     if work.live_teachers:
         stage = TeacherStage(_where(work, on_gpu))
         for size in BATCHES:
