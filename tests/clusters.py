@@ -91,7 +91,6 @@ def settings_of(home, name, **sections):
         "student": {"options": {"channels": [16, 32, 64]}, "arch": "r2plus1d_tiny"},
         "teachers": {"folders": ["rgb", "faulty"], "drop_near_chance": False},
         "optim": {"epochs": EPOCHS, "batch_size": 8},
-        "resources": {"readers": 2},
     }
     return small_settings(home, **{key: base.get(key, {}) | sections.get(key, {}) for key in base | sections})
 

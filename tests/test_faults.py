@@ -54,7 +54,7 @@ def test_killed_reading_tasks(home, cluster):
             killed.append(wait_for(lambda: set(named("ReadClips")) - set(killed), 60, 0.001).pop())
             kill(killed[-1])
 
-    _, run = disturbed(settings_of(home, "reader"), kill_readers, after=-1)
+    _, run = disturbed(settings_of(home, "reader", resources={"readers": 2}), kill_readers, after=-1)
     assert_exact(run)
     assert len(killed) == 3
 
@@ -138,11 +138,20 @@ def test_a_shard_that_goes_bad_between_epochs(tmp_path, cluster, fault):
     }
 
 
-def test_blocks_that_do_not_fit_into_shared_memory_are_spilled(home, cluster):
-    more = {"resources": {"prefetch": 12, "readers": 3}, "optim": {"epochs": 2, "batch_size": 32}}
-    distill(settings_of(home, "spilled", **LARGE, **more))
-    clips = seen(home / "runs" / "spilled")
+@pytest.mark.parametrize("readers", [3, 0])
+def test_blocks_that_do_not_fit_into_shared_memory_are_spilled(home, cluster, readers):
+    more = {"resources": {"prefetch": 12, "readers": readers}, "optim": {"epochs": 2, "batch_size": 32}}
+    before = spilled_bytes(cluster)
+    distill(settings_of(home, f"spilled-{readers}", **LARGE, **more))
+    assert spilled_bytes(cluster) > before
+    clips = seen(home / "runs" / f"spilled-{readers}")
     assert all(clips["train", epoch] == list(range(37)) for epoch in (1, 2))
+
+
+def spilled_bytes(cluster):
+    from ray._private.internal_api import get_memory_info_reply, get_state_from_address
+
+    return get_memory_info_reply(get_state_from_address(cluster.address)).store_stats.spilled_bytes_total
 
 
 def job(home: Path, config: Path, **environment: str) -> subprocess.Popen:
