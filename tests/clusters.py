@@ -51,8 +51,8 @@ def add_node(cluster):
     """Adds a node with a label, and a resource, that say its role; those left are taken away after the test."""
     nodes = []
 
-    def add(role):
-        node = {"num_cpus": 1, "object_store_memory": STORE, "labels": {"role": role}, "resources": {role: 1}}
+    def add(role, num_cpus=1):
+        node = {"num_cpus": num_cpus, "object_store_memory": STORE, "labels": {"role": role}, "resources": {role: 1}}
         nodes.append(cluster.add_node(**node))
         return nodes[-1]
 
