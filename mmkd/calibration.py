@@ -1,7 +1,7 @@
 """How far a model's probabilities can be believed: calibration errors and what chance alone makes of them, the Brier
 score, and temperature scaling. Pure functions of probabilities and labels; see also mmkd.metrics."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -196,6 +196,18 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
             break
         inverse = following
     return 1 / inverse
+
+
+def fit_temperatures(logits: Mapping[str, ArrayLike], labels: Mapping[str, ArrayLike]) -> dict[str, float]:
+    """Head to its :func:`fit_temperature`; heads without a label, and multi-label ones, have none.
+
+    Args:
+        logits: head to [n, classes], finite.
+        labels: head to [n], or [n, classes] for a multi-label head.
+    """
+    truth = {head: np.asarray(labels[head]) for head in logits}
+    known = [head for head, values in truth.items() if values.ndim == 1 and (values >= 0).any()]
+    return {head: fit_temperature(logits[head], truth[head]) for head in known}
 
 
 def _equal_mass_bins(p: Floats, num_bins: int) -> Integers:

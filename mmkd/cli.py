@@ -3,7 +3,7 @@
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,10 @@ from pydantic import ValidationError
 from mmkd.config import JobError, Settings, SettingsError, StoppedError
 from mmkd.config.changes import explain
 from mmkd.config.yaml_text import load_yaml
+from mmkd.extras import TRAIN, require_extra
 from mmkd.trust import trust
+
+require_extra("train", *TRAIN)  # before a job imports them
 
 SHORT = {
     "--dry-run": "--run.dry_run",
@@ -29,6 +32,10 @@ SHORT = {
     "--quick": "--study.quick",
 }
 """Flags without a section."""
+OF_JOB = {
+    "predict": {"--model": "--predict.model", "--views": "--predict.views", "--videos": "--predict.videos"},
+}
+"""Those that mean something else to a job."""
 FILES = """
 
 Settings can also come from files: --config FILE.yaml, once or more; a later file counts over an earlier one,
@@ -76,7 +83,7 @@ def load_settings(
         base = Settings.model_validate(tree)
         settings = tyro.cli(
             Settings,
-            args=_flags(arguments),
+            args=_flags(arguments, SHORT | OF_JOB.get(job, {})),
             default=base,
             prog=program or f"python rayjobs/{job}.py",
             description=about + FILES,
@@ -106,7 +113,7 @@ def _take_config(arguments: list[str]) -> list[str]:
             raise SettingsError("--config needs the path of a YAML file.")
 
 
-def _flags(arguments: list[str]) -> list[str]:
+def _flags(arguments: list[str], short: Mapping[str, str] = SHORT) -> list[str]:
     """`--run.local true` and `--run.local false` as the flags `--run.local` and `--run.no_local`, and
     `--resources auto` as `--resources.auto`."""
     switches = {
@@ -116,7 +123,7 @@ def _flags(arguments: list[str]) -> list[str]:
         if inner.annotation is bool
     }
     flags: list[str] = []
-    for argument in (SHORT.get(each, each) for each in arguments):
+    for argument in (short.get(each, each) for each in arguments):
         if argument == "auto" and flags and flags[-1] == "--resources":
             flags[-1] = "--resources.auto"
         elif argument.lower() not in ("true", "false") or not flags or flags[-1] not in switches:

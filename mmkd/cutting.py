@@ -23,7 +23,7 @@ from mmkd.extract.flow import FlowMethod
 from mmkd.extract.sound import resample
 from mmkd.media.clips import VideoWriter
 from mmkd.shards import NO_LABEL, Row
-from mmkd.sources.recording import OVERHANG, Fault, Frame, Media, Recording, Reject, RejectedError, Segment
+from mmkd.sources.recording import OVERHANG, Fault, Frame, Media, Recording, Reject, RejectedError, Segment, Span
 from mmkd.storage import MAX_IN_LISTS
 
 MAX_BYTES, MAX_FRAMES = 1 << 30, 1 << 20
@@ -35,8 +35,6 @@ class _Cut:
     """A segment on its way to become a clip.
 
     Attributes:
-        first, last: frame numbers in the recording, last excluded; None: to its end.
-        step: frames of the recording from one frame of the clip to the next.
         numbers, images, flow, boxes: of the frames so far; bytes: of the images and the flow.
         video: encodes them where they are kept as one video.
         size: width and height, in the recording and of the clip's frames.
@@ -44,9 +42,7 @@ class _Cut:
     """
 
     segment: Segment
-    first: int
-    last: int | None
-    step: float
+    span: Span
     numbers: list[int] = field(default_factory=list)
     images: list[bytes] = field(default_factory=list)
     flow: list[bytes] = field(default_factory=list)
@@ -56,19 +52,9 @@ class _Cut:
     size: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
     before: Any = None
 
-    def wanted(self, k: int) -> int:
-        """The recording's number of the clip's frame k."""
-        return self.first + round(k * self.step)
-
-    def all_wanted(self) -> Iterator[int]:
-        k = 0
-        while self.last is None or self.wanted(k) < self.last:
-            yield self.wanted(k)
-            k += 1
-
     @property
     def done(self) -> bool:
-        return self.last is not None and self.wanted(len(self.numbers)) >= self.last
+        return self.span.last is not None and self.span.number(len(self.numbers)) >= self.span.last
 
 
 def cut(
@@ -131,17 +117,17 @@ def _pass(
 ) -> Iterator[tuple[Segment, Row | RejectedError]]:
     """Each segment with its row, or with what is wrong with it."""
     rate = media.frames.rate
-    fps = min(pack.fps, rate) if pack.fps else rate
-    waiting = sorted((_begin(segment, rate, fps) for segment in segments), key=lambda each: each.first)
-    wanted = heapq.merge(*(each.all_wanted() for each in waiting))
+    fps = pack.kept_rate(rate)
+    waiting = sorted((_begin(segment, rate, fps) for segment in segments), key=lambda each: each.span.first)
+    wanted = heapq.merge(*(each.span.numbers() for each in waiting))
     computed = _Computed(pack, flow if media.flow is None else None, detector if media.boxes is None else None)
     active: list[_Cut] = []
     at = -1
     for number, frame in media.frames.read(_unique(wanted), pack.short_side):
         at = number
-        while waiting and waiting[0].first <= number:
+        while waiting and waiting[0].span.first <= number:
             active.append(waiting.pop(0))
-        mine = [each for each in active if each.wanted(len(each.numbers)) == number]
+        mine = [each for each in active if each.span.number(len(each.numbers)) == number]
         try:
             if isinstance(frame, Fault):
                 raise RejectedError("damaged", frame.reason)
@@ -156,7 +142,7 @@ def _pass(
                 active.remove(each)
                 yield each.segment, _finish(each, media, fps, pack, computed)
     for each in [*active, *waiting]:
-        last = each.last if each.last is not None else media.frames.length or 0
+        last = each.span.last if each.span.last is not None else media.frames.length or 0
         if each.numbers and (last - at) / rate - 1 / fps <= OVERHANG:
             yield each.segment, _finish(each, media, fps, pack, computed)
         else:
@@ -165,21 +151,21 @@ def _pass(
 
 def _past_end(each: _Cut, at: int, media: Media) -> RejectedError:
     """What is wrong with a clip of which the frames after number `at` were not found."""
-    rate, length = media.frames.rate, media.frames.length
-    said = f"it lies from {each.first / rate:.2f} s" + ("" if each.last is None else f" to {each.last / rate:.2f} s")
+    rate, length, span = media.frames.rate, media.frames.length, each.span
+    said = f"it lies from {span.first / rate:.2f} s" + ("" if span.last is None else f" to {span.last / rate:.2f} s")
     if each.numbers:
         said += f", and the last frame found is at {at / rate:.2f} s"
-    if length is not None and (each.first + 1 if each.last is None else each.last) <= length:
+    if length is not None and (span.first + 1 if span.last is None else span.last) <= length:
         return RejectedError("damaged", f"{said}; the recording should be {length / rate:.2f} s long: is it truncated?")
     return RejectedError("past_end", said + (f"; the recording is {length / rate:.2f} s long" if length else ""))
 
 
 def _begin(segment: Segment, rate: float, fps: float) -> _Cut:
     if segment.frames is not None:
-        return _Cut(segment, *segment.frames, rate / fps)
+        return _Cut(segment, Span(*segment.frames, rate / fps))
     first = round(segment.start * rate)
     last = None if segment.stop is None else max(first + 1, round(segment.stop * rate))
-    return _Cut(segment, first, last, rate / fps)
+    return _Cut(segment, Span(first, last, rate / fps))
 
 
 def _add(each: _Cut, number: int, frame: Frame, media: Media, fps: float, pack: Pack, computed: _Computed) -> None:
@@ -215,7 +201,7 @@ def _add(each: _Cut, number: int, frame: Frame, media: Media, fps: float, pack: 
 def _finish(each: _Cut, media: Media, fps: float, pack: Pack, computed: _Computed) -> Row | RejectedError:
     segment, number = each.segment, len(each.numbers)
     rate = media.frames.rate
-    start = each.first / rate
+    start = each.span.first / rate
     stop = start + number / fps
     try:
         sound = None if media.sound is None else media.sound.read(start, stop)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmkd.reader import BOX_COLUMNS
+from mmkd.views.boxes import BOX_COLUMNS
 
 NUM_AXES = {"rgb": 5, "flow": 5, "audio": 3, "boxes": 4}
 """Axes of a block's array without the axis of test views."""

@@ -47,8 +47,6 @@ STATUS = {
 }
 """Why a row takes no part in anything; only rows of status REAL (0) do."""
 
-BOX_COLUMNS = ("boxes", "category", "score", "side", "state")
-
 
 class BrokenClipError(ValueError):
     """A clip that cannot be used; carries a status."""

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mmkd.calibration import fit_temperatures
 from mmkd.checkpoint import Checkpoints, write_checkpoint
 from mmkd.competence import Competence
 from mmkd.config import Run
@@ -81,6 +82,7 @@ class FolderRecorder:
         if is_best:
             if (predictions := self._predictions(fit, answers)) is not None:
                 predictions.save(self.run / "predictions-val.parquet")
+                fit.model.spec.temperatures = fit_temperatures(predictions.logits, predictions.labels)
             learnt = {**self.facts, "epoch": row["epoch"], "val": row["val"], "competence": fit.competence}
             save_model(fit.model, self.run / "best", learnt)
         self._append("metrics.jsonl", {"kind": "epoch", **row})

@@ -4,6 +4,8 @@ A remote path may carry what its filesystem needs to know, as `s3://bucket/data?
 credentials come from where its own tools look for them, and are refused in a path: paths are shown and written down.
 """
 
+from __future__ import annotations
+
 import os
 import posixpath
 import re
@@ -11,11 +13,13 @@ import stat
 from collections.abc import Callable, Collection
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
-import pyarrow as pa
-from pyarrow import fs
+from mmkd.extras import require_extra
+
+if TYPE_CHECKING:  # local files are read without it, as prediction does, which is installed without it
+    from pyarrow import fs
 
 StrPath = str | os.PathLike[str]
 Returned = TypeVar("Returned")
@@ -75,7 +79,7 @@ def locate(path: StrPath) -> tuple[fs.FileSystem, str]:
         bucket, _, key = inner.partition("/")
         system, root = _remote(scheme, bucket, mark + query)
         return system, f"{root}/{key}".rstrip("/")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise ValueError(f"{os.fspath(path)} cannot be reached: {error}") from error
 
 
@@ -97,11 +101,16 @@ def refuse_secrets(path: StrPath) -> None:
 
 @lru_cache(maxsize=1)
 def _local() -> fs.FileSystem:
+    from pyarrow import fs
+
     return fs.LocalFileSystem()
 
 
 @lru_cache(maxsize=16)
 def _remote(scheme: str, bucket: str, query: str) -> tuple[fs.FileSystem, str]:
+    require_extra("train", "pyarrow")
+    from pyarrow import fs
+
     system, root = fs.FileSystem.from_uri(f"{scheme}://{bucket}{query}")
     if system.type_name == "s3":
         # A URI cannot say how often a call is tried; in pyarrow it is three times, too few for a job of days.
@@ -111,17 +120,17 @@ def _remote(scheme: str, bucket: str, query: str) -> tuple[fs.FileSystem, str]:
 
 
 def is_file(path: StrPath) -> bool:
-    return _info(path).type == fs.FileType.File
+    return _info(path).is_file
 
 
 def is_folder(path: StrPath) -> bool:
-    return _info(path).type == fs.FileType.Directory
+    return _info(path).type.name == "Directory"
 
 
 def size_of(path: StrPath) -> int:
     """Bytes of a file; -1 where it is not there."""
     info = _info(path)
-    return int(info.size) if info.type == fs.FileType.File else -1
+    return int(info.size) if info.is_file else -1
 
 
 def _info(path: StrPath) -> fs.FileInfo:
@@ -191,13 +200,17 @@ def write_whole(path: StrPath, write: Callable[[fs.FileSystem, str], Returned]) 
 
 def list_files(folder: StrPath, recursive: bool = False) -> list[str]:
     """Paths of the files in a folder, relative to it and in order; none where there is no folder."""
+    from pyarrow import fs
+
     system, inner = locate(folder)
     found = system.get_file_info(fs.FileSelector(inner, allow_not_found=True, recursive=recursive))
-    return sorted(info.path[len(inner) :].lstrip("/") for info in found if info.type == fs.FileType.File)
+    return sorted(info.path[len(inner) :].lstrip("/") for info in found if info.is_file)
 
 
 def list_folders(folder: StrPath) -> list[str]:
     """Names of the folders in a folder, in order."""
+    from pyarrow import fs
+
     system, inner = locate(folder)
     found = system.get_file_info(fs.FileSelector(inner, allow_not_found=True))
     return sorted(info.base_name for info in found if info.type == fs.FileType.Directory)
@@ -206,7 +219,7 @@ def list_folders(folder: StrPath) -> list[str]:
 def delete_folder(folder: StrPath) -> None:
     """Delete a folder and all that is in it, if it is there."""
     system, inner = locate(folder)
-    if system.get_file_info(inner).type == fs.FileType.Directory:
+    if is_folder(folder):
         system.delete_dir(inner)
 
 
@@ -268,6 +281,8 @@ def row_of(rows: Any, number: int) -> dict[str, Any]:
         IndexError: there is no such row.
         ValueError: it has absurdly many frames or boxes.
     """
+    import pyarrow as pa
+
     for name in {"rgb", "flow", "boxes"}.intersection(rows.column_names):
         values = rows[name][number].values
         while values is not None:

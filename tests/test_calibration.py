@@ -15,6 +15,7 @@ from mmkd.calibration import (
     class_wise_calibration_floor,
     equal_mass_calibration_error,
     fit_temperature,
+    fit_temperatures,
     joint_brier_per_clip,
 )
 from mmkd.metrics import binned_calibration_error, negative_log_likelihood, softmax
@@ -165,3 +166,12 @@ def test_what_does_not_fit_is_refused():
         calibration_floor([])
     with pytest.raises(ValueError, match="width or mass"):
         calibration_floor([0.5], kind="depth")
+
+
+def test_each_head_with_labels_of_one_class_has_a_temperature_of_its_own():
+    random = np.random.default_rng(0)
+    logits = {head: random.normal(size=(50, 4)).astype(np.float32) for head in ("verb", "noun", "tags", "unknown")}
+    labels = {"verb": random.integers(0, 4, 50), "noun": random.integers(-1, 4, 50), "unknown": np.full(50, -1)}
+    labels["tags"] = random.integers(0, 2, (50, 4))
+    expected = {head: fit_temperature(logits[head], labels[head]) for head in ("verb", "noun")}
+    assert fit_temperatures(logits, labels) == expected

@@ -258,7 +258,7 @@ def test_what_is_copied_to_a_node_is_there_and_installed(name):
     assert {Path(remote).name for remote in sources} == {"pyproject.toml", "README.md", "LICENSE", "mmkd"}
     assert all((ROOT / local).exists() and local == Path(remote).name for remote, local in sources.items())
     (folder,) = {str(Path(remote).parent) for remote in sources}
-    assert any("pip install" in each and each.endswith(f" {folder}") for each in config["setup_commands"])
+    assert any("pip install" in each and each.endswith(f" {folder}'[train]'") for each in config["setup_commands"])
 
 
 def test_the_groups_of_the_rayjob_agree():

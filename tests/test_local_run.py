@@ -8,10 +8,12 @@ import pytest
 import torch
 import yaml
 
+from mmkd.calibration import fit_temperature
 from mmkd.competence import Competence
 from mmkd.config import SettingsError
 from mmkd.jobs import distill, train_teacher
 from mmkd.models import load_model
+from mmkd.report.predictions import Predictions
 from mmkd.runs import RunFolder, Tail, read_lines, read_metrics
 from tests.processes import seen
 from tests.small import small_settings, write_dataset, write_teachers
@@ -46,6 +48,9 @@ def test_a_run_leaves_settings_metrics_checkpoints_model_and_report(finished, ho
     competence = json.loads((run / "competence.json").read_text())
     assert competence["names"] == ["rgb", "flow", "boxes"]
     assert load_model(run / "best").spec.training["competence"]["weight"] == competence["weight"]
+    on_val = Predictions.load(run / "predictions-val.parquet")
+    fitted = {head: fit_temperature(on_val.logits[head], on_val.labels[head]) for head in ("verb", "noun")}
+    assert load_model(run / "best").spec.temperatures == pytest.approx(fitted)
     said = Competence(**competence).lines()
     assert [line.split()[0] for line in said[1:4]] == ["rgb", "flow", "boxes"]
     assert f"{100 * competence['accuracy']['verb'][1]:.1f} %" in said[2]

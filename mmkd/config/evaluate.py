@@ -6,6 +6,9 @@ from pydantic import Field
 
 from mmkd.config.base import Section
 
+GRID = r"[1-9]\d*x[13]"
+"""A grid of test views: so many in time x 1 or 3 in space."""
+
 
 class Evaluate(Section):
     """Models on a split: accuracy, calibration, cost; docs/evaluation.md."""
@@ -17,7 +20,7 @@ class Evaluate(Section):
     """Also all models together, under each weighting."""
     split: str = ""
     """Split to report on; empty: data.test."""
-    views: Annotated[str, Field(pattern=r"^([1-9]\d*x[13])?$")] = ""
+    views: Annotated[str, Field(pattern=f"^({GRID})?$")] = ""
     """Grid of test views, in time x in space, as 10x3, also as --views; smaller grids are reported with it. Empty:
     views.test_clips x views.test_crops."""
     scale: bool = True

@@ -123,3 +123,7 @@ class Pack(Section):
     """The job fails when more than this share of the clips could not be packed."""
     retry: bool = False
     """Of an unfinished packing, pack shards again that had rejects, after files were repaired."""
+
+    def kept_rate(self, rate: float) -> float:
+        """Frames per second that are kept of a recording of that rate."""
+        return min(self.fps, rate) if self.fps else rate

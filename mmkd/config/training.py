@@ -72,6 +72,10 @@ class Views(Section):
         return self
 
 
+GEOMETRY = ("frames", "sampling", "stride", "size", "boxes", "audio_seconds", "sample_rate")
+"""Settings of the views that a model depends on: what `input` of its model.json may say."""
+
+
 class Network(Section):
     """A network to train."""
 

@@ -19,6 +19,7 @@ from mmkd.pipeline import cached_dataset, cached_manifest
 from mmkd.progress import say
 from mmkd.runs import RunFolder, write_json
 from mmkd.storage import name_of
+from mmkd.views import parse_grid
 
 FEWER = (1, 2, 3, 5, 10, 20)
 """Views in time that smaller grids have."""
@@ -68,7 +69,7 @@ def evaluate(settings: Settings) -> dict[str, Any]:
 def grids_of(settings: Settings) -> list[Grid]:
     """The grid of test views that was asked for, and the smaller ones."""
     text = settings.evaluate.views
-    clips, crops = (int(part) for part in text.split("x")) if text else settings.views.test_grid
+    clips, crops = parse_grid(text) if text else settings.views.test_grid
     fewer = [n for n in FEWER if n < clips] + [clips]
     smaller = [(n, m) for n in fewer for m in dict.fromkeys((1, crops)) if (n, m) != (clips, crops)]
     return [(clips, crops), *sorted(smaller, key=lambda grid: grid[0] * grid[1])]

@@ -7,13 +7,11 @@ from typing import Any
 
 from mmkd.config import Settings, SettingsError
 from mmkd.config.changes import apply
-from mmkd.models import describe_model
+from mmkd.config.training import GEOMETRY
+from mmkd.models import describe_model, find_model
 from mmkd.pipeline import cached_dataset
 from mmkd.resolve import teacher_folders
 from mmkd.teachers import class_columns, teacher_names
-
-GEOMETRY = ("frames", "sampling", "stride", "size", "boxes", "audio_seconds", "sample_rate")
-"""Fields of model.json's `input` that are settings of the views."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +58,10 @@ def evaluated_models(settings: Settings) -> list[Evaluated]:
 
 
 def _folder(settings: Settings, name: str) -> str:
-    path = Path(name).expanduser()
-    candidates = [path] if path.is_absolute() else [settings.home / part / path for part in ("models", "runs")]
-    candidates += [each / "best" for each in candidates]
-    for each in candidates:
-        if (each / "model.json").is_file():
-            return str(each)
-    raise SettingsError(f"evaluate.models: {name} is no model folder; looked for model.json in {_said(candidates)}.")
+    try:
+        return str(find_model(name, [settings.home / part for part in ("models", "runs")]))
+    except FileNotFoundError as error:
+        raise SettingsError(f"evaluate.models: {error}") from None
 
 
 def views_of(settings: Settings, models: Sequence[Evaluated]) -> Settings:
@@ -85,7 +80,3 @@ def views_of(settings: Settings, models: Sequence[Evaluated]) -> Settings:
                     f"{changes[f'views.{field}']}; evaluate them apart."
                 )
     return apply(settings, changes)
-
-
-def _said(paths: Sequence[Path]) -> str:
-    return ", ".join(map(str, paths))

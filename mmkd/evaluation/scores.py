@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmkd.calibration import fit_temperature
+from mmkd.calibration import fit_temperatures
 from mmkd.config import Settings
 from mmkd.cost.record import Cost
 from mmkd.evaluation.answers import Answers, answers_path
@@ -100,7 +100,7 @@ def read_evaluation(run: Path) -> Evaluation:
     for name in json.loads((run / "models.json").read_text()):
         answers = Answers.load(answers_path(run, split, name))
         fitting = answers_path(run, val, name)
-        temperatures = fit_temperatures(Answers.load(fitting)) if fitting.is_file() and val != split else {}
+        temperatures = _temperatures(Answers.load(fitting)) if fitting.is_file() and val != split else {}
         models.append(_scored(answers, temperatures, about))
     costs = json.loads(path.read_text()) if (path := run / "costs.json").is_file() else {"costs": [], "notes": []}
     rejects = (
@@ -119,15 +119,8 @@ def read_evaluation(run: Path) -> Evaluation:
     )
 
 
-def fit_temperatures(answers: Answers) -> dict[str, float]:
-    """Head to the temperature that makes its probabilities fit these labels best; heads without a label, and
-    multi-label ones, have none."""
-    found = {}
-    for head, logits in answers.mean_logits().items():
-        labels = answers.labels[head]
-        if labels.ndim == 1 and (labels >= 0).any():
-            found[head] = fit_temperature(logits, labels)
-    return found
+def _temperatures(answers: Answers) -> dict[str, float]:
+    return fit_temperatures(answers.mean_logits(), answers.labels)
 
 
 def _scored(answers: Answers, temperatures: dict[str, float], about: dict[str, Any]) -> ModelScores:

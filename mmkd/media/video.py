@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import av
@@ -42,12 +44,15 @@ def open_container(path: StrPath) -> Iterator[Any]:
     source: Any = None
     try:
         source = open_input(path)
+        if not source.seek(0, os.SEEK_END):
+            raise ValueError("it is empty")
+        source.seek(0)
         container = av.open(source, metadata_errors="ignore", options=decoder_options(FORMATS))
     except (av.FFmpegError, OSError, ValueError) as error:
         if source is not None:
             source.close()
         what = said(error)
-        if isinstance(error, av.ArgumentError):
+        if isinstance(error, av.FFmpegError) and error.errno == errno.EINVAL:
             what = "its format is none that is opened (docs/security.md lists them) or damaged; convert it to MP4"
         raise RejectedError("unreadable", f"{name_of(path)} cannot be opened: {what}") from error
     try:
@@ -70,7 +75,7 @@ class VideoReader:
         rate: of the grid; 0: the video's own.
 
     Raises:
-        RejectedError: it has no video, or one of an absurd size.
+        RejectedError: it has no video, one of an absurd size, or one that cannot be decoded at all.
     """
 
     def __init__(self, container: Any, name: str, rate: float = 0.0):
@@ -95,6 +100,9 @@ class VideoReader:
         self._lost = False  # frames between the two were lost to damage
         self._decoded = self._decode()
         self._advance()
+        if self._after is None and self._lost:
+            said = f"it is damaged, of a codec that is not known, or its frames have more than {MAX_PIXELS} pixels"
+            raise RejectedError("unreadable", f"not one frame of {name} can be decoded: {said}")
 
     @property
     def zero(self) -> float:
@@ -197,6 +205,29 @@ class VideoReader:
         return None if seconds is None else max(1, round(seconds * self.rate))
 
 
+def count_frames(path: StrPath, frames: VideoReader) -> int:
+    """Number of frames that a reader of this file gives, from the time stamps of the file's packets, none of which is
+    decoded. Damage that only decoding shows may make them fewer.
+
+    Raises:
+        RejectedError: the file cannot be opened, or its time stamps leap.
+    """
+    packets, last = 0, None
+    with open_container(path) as container, suppress(av.FFmpegError, ValueError):  # where it ends in damage
+        for packet in container.demux(container.streams.video[0]):
+            if packet.size and not packet.is_discard:
+                packets += 1
+                stamp = packet.dts if packet.pts is None else packet.pts
+                if stamp is not None:
+                    last = max(float(stamp * packet.time_base), frames.zero if last is None else last)
+    if last is None:
+        return packets
+    if last - frames.zero > packets * LONGEST_STILL:
+        said = f"{frames.name} has {packets} frames in {last - frames.zero:.0f} s: are its time stamps wrong?"
+        raise RejectedError("damaged", said)
+    return round((last - frames.zero) * frames.rate) + 1
+
+
 def decoder_options(formats: str = "") -> dict[str, str]:
     """FFmpeg's options by which a decoder refuses frames of absurd size, and a demuxer other formats and files."""
     options = {"max_pixels": str(MAX_PIXELS)}
@@ -217,7 +248,8 @@ def own_rate(container: Any, stream: Any) -> float:
         if rate and SANE_RATES[0] <= float(rate) <= SANE_RATES[1]:
             return float(rate)
     times = sorted(float(packet.pts * packet.time_base) for packet in container.demux(stream) if packet.pts is not None)
-    container.seek(0)
+    with suppress(av.FFmpegError):  # in a file without frames there is no going back
+        container.seek(0)
     span = times[-1] - times[0] if times else 0.0
     return (len(times) - 1) / span if span > 0 else 1.0
 

@@ -20,7 +20,12 @@ SOUND_OPTIONS = ("sample_rate", "spectrogram_size", "time_mask", "freq_mask")
 
 @dataclass
 class ModelSpec:
-    """What it takes to build a model again and to feed it: the content of model.json."""
+    """What it takes to build a model again, to feed it and to read its answers: the content of model.json.
+
+    Attributes:
+        temperatures: head to what its logits are divided by before they become probabilities (temperature scaling,
+            fitted on split val); heads without one were not calibrated.
+    """
 
     arch: str
     modality: str
@@ -31,6 +36,7 @@ class ModelSpec:
     std: tuple[float, ...] = ()
     training: dict[str, Any] = field(default_factory=dict)
     multi_label: list[str] = field(default_factory=list)
+    temperatures: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -45,6 +51,9 @@ class Recogniser(nn.Module):
     Args:
         sound: makes spectrograms for a backbone that sees frames.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, backbone: nn.Module, spec: ModelSpec, sound: Spectrograms | None = None):
         super().__init__()

@@ -9,7 +9,8 @@ import inspect
 import json
 import math
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ FORMAT = 1
 FIELDS = {"arch": str, "modality": str, "heads": dict, "options": dict, "input": dict, "mean": list, "std": list}
 FIELDS |= {"training": dict, "weights_hash": str}
 """What model.json must have, and of which kind."""
+LATER: dict[str, Any] = {"multi_label": [], "temperatures": {}}
+"""What it may have, and what that is where it has not."""
 MAX_BYTES = 1 << 26
 """Of model.json."""
 MAX_NUMBER, MAX_LAYERS, MAX_INPUT = 1 << 20, 1000, 1 << 31
@@ -70,12 +73,12 @@ def load_model(
             that is not trusted.
     """
     description = describe_model(folder, trust)
-    fields = ("arch", "modality", "heads", "options", "input", "mean", "std", "training")
+    fields = ("arch", "modality", "heads", "options", "input", "mean", "std", "training", *LATER)
     weights = _read_weights(folder, description)
     if not is_own(description["arch"]):
         _check_fits(folder, description, weights)
     model = _create(description)
-    model.use_spec(ModelSpec(**{key: description[key] for key in fields}, multi_label=description["multi_label"]))
+    model.use_spec(ModelSpec(**{key: description[key] for key in fields}))
     try:
         model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
@@ -120,12 +123,30 @@ def start_from(model: Recogniser, folder: str | os.PathLike[str]) -> list[str]:
 
 def _read_weights(folder: str | os.PathLike[str], description: dict[str, Any]) -> dict[str, torch.Tensor]:
     path = Path(folder) / "model.safetensors"
-    if weights_hash(path) != description["weights_hash"]:
-        raise ValueError(f"{path} does not have the hash that model.json names; it was changed after it was saved.")
+    if (found := weights_hash(path)) != description["weights_hash"]:
+        raise ValueError(
+            f"{path} has the hash {found}, and model.json names {description['weights_hash']}: it was changed or "
+            "damaged after it was saved. Copy the folder again from where it was made."
+        )
     try:
         return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is no safetensors file, or a damaged one: {error}") from error
+
+
+def find_model(name: str | os.PathLike[str], folders: Sequence[Path]) -> Path:
+    """A model folder by its path, or by its name in one of some folders; a run folder stands for its best model.
+
+    Raises:
+        FileNotFoundError: there is none; what was looked at is named.
+    """
+    places = [folder / Path(name).expanduser() for folder in folders]
+    places = list(dict.fromkeys([*places, *(each / "best" for each in places)]))
+    for each in places:
+        if (each / "model.json").is_file():
+            return each
+    looked = ", ".join(map(str, places))
+    raise FileNotFoundError(f"{os.fspath(name)} is no model folder; looked for model.json in {looked}.")
 
 
 def describe_model(folder: str | os.PathLike[str], trust: Collection[str] = ()) -> dict[str, Any]:
@@ -151,7 +172,7 @@ def describe_model(folder: str | os.PathLike[str], trust: Collection[str] = ()) 
     refuse_untrusted(description["arch"], path, {*trust, *_kept})
     if description["arch"].startswith("hf/"):
         description["options"]["config"] = without_code(description["options"]["config"])
-    return {"multi_label": []} | description
+    return {**deepcopy(LATER), **description}
 
 
 def weights_hash(path: str | os.PathLike[str]) -> str:
@@ -171,6 +192,12 @@ def _check(description: dict[str, Any]) -> None:
     for head, names in description["heads"].items():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"the classes of {head} are no list of names")
+    temperatures = description.get("temperatures", {})
+    if not isinstance(temperatures, dict) or not set(temperatures) <= set(description["heads"]):
+        raise ValueError("temperatures are no table of its heads")
+    for head, value in temperatures.items():
+        if not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"the temperature of {head} is {str(value)[:20]}, no number above 0")
     options, seen = description["options"], description["input"]
     if reserved := set(options) & set(inspect.signature(create_model).parameters):
         raise ValueError(f"{', '.join(sorted(reserved))} is no option of a network")

@@ -9,17 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from mmkd.config import Source as Settings
+from mmkd.media.files import EXTENSIONS, videos_below
 from mmkd.plan import hold_out
 from mmkd.sources.box_files import boxes_of, videos_of
 from mmkd.sources.manifest import SPLITS, ManifestRow, make_heads, read_classes, read_manifest
 from mmkd.sources.recording import Reject, RejectedError, Segment
 from mmkd.sources.video import BoxFile, VideoRecording
-from mmkd.storage import inside, is_folder, is_remote, list_files
+from mmkd.storage import inside, is_folder, is_remote
 
-EXTENSIONS = ("mp4", "mov", "mkv", "webm", "avi", "m4v", "mpg", "mpeg", "ts", "wmv", "flv", "3gp", "ogv")
 HEAD = "action"
-MAX_DEPTH = 64
-"""Folders in folders."""
 Found = list[tuple[str, VideoRecording] | Reject]
 
 
@@ -65,7 +63,7 @@ def split_of(stem: str, settings: Settings) -> str:
 
 
 def _by_class(settings: Settings) -> Folder:
-    videos = sorted(_videos(settings.root))
+    videos = sorted(videos_below(settings.root))
     if not videos:
         raise ValueError(f"{settings.root} has no videos; they should be in CLASS/ or SPLIT/CLASS/ ({_said()}).")
     first = {name.split("/")[0] for name in videos if "/" in name}
@@ -163,33 +161,6 @@ class _Boxes:
                 f"source.boxes {self.path} has boxes of no video of the source: it names {there!r}, the source has "
                 f"{self.asked[0]!r}. Videos are named as in the manifest, or by their path below source.root."
             )
-
-
-def _videos(root: str, below: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Paths of the videos below a folder of the root, relative to the root.
-
-    Args:
-        above: the folders that it lies in, links followed; a link to one of them would go round for ever.
-    """
-    if is_remote(root):
-        yield from filter(_is_video, list_files(root, recursive=True))
-        return
-    folder = (Path(root) / below).resolve()
-    if str(folder) in above:
-        return
-    if len(above) > MAX_DEPTH:
-        raise ValueError(f"{root} has folders that are nested deeper than {MAX_DEPTH}: {below[:80]} ...")
-    for entry in folder.iterdir():
-        name = posixpath.join(below, entry.name)
-        if entry.is_dir() and not entry.name.startswith("."):
-            yield from _videos(root, name, (*above, str(folder)))
-        elif _is_video(name) and not entry.is_dir():  # a link to nothing too, which is a video that is missing
-            yield name
-
-
-def _is_video(name: str) -> bool:
-    extension = name.rpartition(".")[2].lower()
-    return extension in EXTENSIONS and not any(part.startswith(".") for part in name.split("/"))
 
 
 def _said() -> str:

@@ -81,6 +81,36 @@ class Segment:
     meta: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Span:
+    """Which frames of a recording are those of a clip.
+
+    Attributes:
+        first, last: numbers in the recording, last excluded; None: to its end.
+        step: frames of the recording from one frame of the clip to the next, 1 or more.
+    """
+
+    first: int
+    last: int | None
+    step: float = 1.0
+
+    def number(self, k: int) -> int:
+        """The recording's number of the clip's frame k."""
+        return self.first + round(k * self.step)
+
+    def count(self) -> int:
+        """Frames of the clip, where its end is known."""
+        assert self.last is not None
+        most = int((self.last - self.first) / self.step) + 1
+        return most if self.number(most - 1) < self.last else most - 1
+
+    def numbers(self) -> Iterator[int]:
+        k = 0
+        while self.last is None or self.number(k) < self.last:
+            yield self.number(k)
+            k += 1
+
+
 class Frame:
     """One RGB frame, as pixels, as a JPEG, or both; each is made from the other when it is first asked for.
 

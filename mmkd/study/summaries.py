@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mmkd.calibration import fit_temperature
+from mmkd.calibration import fit_temperatures
 from mmkd.report.predictions import Predictions, outcomes
 from mmkd.report.table import main_head
 from mmkd.scoring import score
@@ -61,11 +61,7 @@ def score_of(model: Tested, results: StudyResults) -> dict[str, dict[str, Any]]:
 
 def temperatures(model: Tested) -> dict[str, float]:
     """Head to the temperature fitted on split val; heads without a labelled clip there are left out."""
-    return {
-        head: fit_temperature(logits, model.val.labels[head])
-        for head, logits in model.val.logits.items()
-        if (model.val.labels[head] >= 0).any()
-    }
+    return fit_temperatures(model.val.logits, model.val.labels)
 
 
 def measures_of(predictions: Predictions) -> dict[str, dict[str, float]]:

@@ -5,7 +5,7 @@ from mmkd.views.mixing import mix_boxes, mix_frames, mix_sound
 from mmkd.views.pixels import view_flow, view_frames, view_rgb
 from mmkd.views.sampling import strided_indices, uniform_indices
 from mmkd.views.sound import view_audio
-from mmkd.views.view import Grids, Mix, View, crop_square, grid_slots, make_view, test_views
+from mmkd.views.view import Grids, Mix, View, crop_square, grid_slots, make_view, parse_grid, test_views
 
 __all__ = [
     "Grids",
@@ -17,6 +17,7 @@ __all__ = [
     "mix_boxes",
     "mix_frames",
     "mix_sound",
+    "parse_grid",
     "repair_box",
     "strided_indices",
     "test_views",

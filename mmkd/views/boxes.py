@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from mmkd.views.view import View, crop_square
 
+BOX_COLUMNS = ("boxes", "category", "score", "side", "state")
+"""What :func:`view_boxes` makes."""
+
 
 def repair_box(box: Sequence[float], width: int, height: int) -> list[int]:
     """Repair a box in pixels as the authors' code does, so that it is inside the frame and has an area.

@@ -5,12 +5,14 @@ drawn without knowing it.
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mmkd.config import Views
+from mmkd.config.evaluate import GRID
 from mmkd.plan import TEST_VIEW
 from mmkd.views.sampling import Indices, strided_indices, uniform_indices
 
@@ -117,6 +119,18 @@ def grid_slots(grids: Grids) -> tuple[list[tuple[int, int, float]], list[list[in
         own = [(clips, number, place) for number in range(clips) for place in places]
         members.append([slots.setdefault(slot, len(slots)) for slot in own])
     return list(slots), members
+
+
+def parse_grid(text: str) -> tuple[int, int]:
+    """A grid of test views as people write it: 3x1 is 3 views in time by 1 in space.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not re.fullmatch(GRID, text):
+        raise ValueError(f"views are {text!r}; they must be views in time x views in space (1 or 3), as 1x1 or 10x3.")
+    clips, crops = text.split("x")
+    return int(clips), int(crops)
 
 
 def crop_square(view: View, height: int, width: int) -> tuple[int, int, int]:
