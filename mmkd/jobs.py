@@ -168,7 +168,14 @@ def _carry_out(work: Work, teacher_hashes: dict[str, str], kind: str, report: Re
         from mmkd.run_report import write_run_report  # draws pictures: no need to wait for that at the start
 
         write_run_report(settings, run.path)
+        _write_card(work, run.path / "best")
         return result
+
+
+def _write_card(work: Work, model: Path) -> None:
+    from mmkd.card import write_card
+
+    write_card(model, trust=[work.network.arch])
 
 
 def _train(work: Work, run: Path, facts: dict[str, Any], threads: int, report: Report | None) -> None:
