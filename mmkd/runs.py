@@ -42,6 +42,7 @@ FREE_TO_CHANGE = (
     "sweep.",
     "evaluate.",
     "study.",
+    "predict.",
 )
 """Settings that a resumed run may have otherwise: they decide how it is carried out, not what comes out."""
 

@@ -9,6 +9,7 @@ from mmkd.config.base import MODALITIES, JobError, Modality, Section, SettingsEr
 from mmkd.config.evaluate import Evaluate
 from mmkd.config.jobs import Data, Resources, Run
 from mmkd.config.packing import Pack, Source
+from mmkd.config.predict import Predict
 from mmkd.config.study import Study
 from mmkd.config.sweep import Sweep
 from mmkd.config.training import Loss, Network, Optim, Teachers, Views
@@ -23,6 +24,7 @@ __all__ = [
     "Network",
     "Optim",
     "Pack",
+    "Predict",
     "Resources",
     "Run",
     "Settings",
@@ -53,6 +55,7 @@ class Settings(Section):
     sweep: Sweep = Sweep()
     evaluate: Evaluate = Evaluate()
     study: Study = Study()
+    predict: Predict = Predict()
 
     @property
     def home(self) -> Path:
