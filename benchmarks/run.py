@@ -1,6 +1,6 @@
 """All benchmarks, one after the other: a table of figures with their limits, JSON, and a picture.
 
-    python benchmarks/run.py [--parts live,start,memory,scale,replay,sweep,evaluation,packing] [--out FOLDER]
+    python benchmarks/run.py [--parts live,start,memory,scale,replay,sweep,evaluation,packing,inference] [--out FOLDER]
 
 make bench is the same. The machine should do nothing else meanwhile; on two cores all parts take about an hour and a
 half. Each part is a script of its own in this folder and says more in its --help. HOME/data/tabletop is made where it
@@ -36,8 +36,9 @@ PARTS = {
     "sweep": ["sweep.py"],
     "evaluation": ["evaluation.py", *MODEL, "--data", "tabletop"],
     "packing": ["packing.py", "throughput"],
+    "inference": ["inference.py", *MODEL],
 }
-OWN_DATA = ("packing",)
+OWN_DATA = ("packing", "inference")
 """Parts that take no settings of jobs."""
 
 
