@@ -1,8 +1,8 @@
-"""What is installed besides the base: `pip install mmkd` predicts with a model, and everything else is an extra."""
+"""What is installed besides the base, which uses models and reads data sets: extras, of which `train` makes them."""
 
 from importlib.util import find_spec
 
-TRAIN = ("pyarrow", "ray", "tyro")
+TRAIN = ("ray", "tyro")
 """Modules of the extra `train` without which no job starts."""
 
 

@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote
 
-from mmkd.extras import require_extra
-
-if TYPE_CHECKING:  # local files are read without it, as prediction does, which is installed without it
+if TYPE_CHECKING:  # it takes a while to import, and prediction from local files does without
     from pyarrow import fs
 
 StrPath = str | os.PathLike[str]
@@ -79,7 +77,7 @@ def locate(path: StrPath) -> tuple[fs.FileSystem, str]:
         bucket, _, key = inner.partition("/")
         system, root = _remote(scheme, bucket, mark + query)
         return system, f"{root}/{key}".rstrip("/")
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError) as error:
         raise ValueError(f"{os.fspath(path)} cannot be reached: {error}") from error
 
 
@@ -108,7 +106,6 @@ def _local() -> fs.FileSystem:
 
 @lru_cache(maxsize=16)
 def _remote(scheme: str, bucket: str, query: str) -> tuple[fs.FileSystem, str]:
-    require_extra("train", "pyarrow")
     from pyarrow import fs
 
     system, root = fs.FileSystem.from_uri(f"{scheme}://{bucket}{query}")
