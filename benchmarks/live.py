@@ -9,7 +9,9 @@ write. By turns, --repeats times. Rates are of all epochs but the first, in whic
 Video Swin-T at 224 px on few clips, with the teachers that are there.
 
 The limit is what the stages (reading, teachers, student) take by themselves on one thread, added up and divided by the
-machine's cores: no pipeline of the same stages can be faster. (With --resources.use_gpu it is left out.)
+machine's cores: no pipeline of the same stages can be faster. As cores share caches and memory, and may be halves of
+one, it is measured twice: `stages` with the machine to itself, and `busy` with the same on each of the other cores.
+(With --resources.use_gpu it is left out.)
 
 The table goes to standard error, and the same as one JSON object to the last line of standard output, and to a file
 with --out. Any setting of the job can follow.
@@ -18,6 +20,7 @@ with --out. Any setting of the job can follow.
 import argparse
 import json
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -43,7 +46,7 @@ SIZES = {
         *("--optim.batch_size", "8", "--optim.epochs", "2", "--teachers.no-drop-near-chance"),
     ],
 }
-OURS = ("ray", "auto")
+OURS, LIMITS = ("ray", "auto"), ("stages", "busy")
 
 
 class Units(torch.utils.data.Dataset):
@@ -117,15 +120,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         one_side(own.side, settings)
         return
     jobs.ensure_data(settings)
-    sides = own.sides.split(",") + ["stages"] * (not settings.resources.use_gpu)
+    sides = own.sides.split(",") + list(LIMITS) * (not settings.resources.use_gpu)
     found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for _ in range(own.repeats):
         for side, rows in found.items():
             rows.append(measure(side, settings.home / "runs" / f"live-{side}", ["--size", own.size, *rest]))
             say(f"{side:<10}" + "  ".join(f"{name} {value:.4g}" for name, value in rows[-1].items()))
-    limits = [CORES / row["cpu_seconds_per_clip"] for row in found.get("stages", ())]
+    limits = {name: [CORES / row["cpu_seconds_per_clip"] for row in found[name]] for name in LIMITS if name in found}
     say("\nside        clips/s (least to most)   of the limit   CPU ms/clip   waited")
-    top = median(limits) if limits else float("nan")
+    top = median(limits["stages"]) if limits else float("nan")
     for side, rows in found.items():
         rates = [row["clips_per_second"] for row in rows]
         say(
@@ -134,12 +137,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{1000 * median(row['cpu_seconds_per_clip'] for row in rows):14.1f}"
             f"{100 * median(row['wait_share'] for row in rows):9.0f} %"
         )
-    say(f"limit     {top:8.1f} clips/s\n")
+    for name, values in limits.items():
+        say(f"limit     {median(values):8.1f} clips/s ({name})")
     facts = {"size": own.size, "cores": CORES, "torch": torch.__version__, "limits": limits, "sides": found}
     finish(facts, figures(found, limits), own.out)
 
 
-def figures(found: dict[str, list[dict[str, float]]], limits: list[float]) -> list[dict[str, Any]]:
+def figures(found: dict[str, list[dict[str, float]]], limits: dict[str, list[float]]) -> list[dict[str, Any]]:
     """What was asked: the better of ours beside the better plain loop, and beside the limit, in the same repeat."""
 
     def rates(side: str) -> list[float]:
@@ -155,9 +159,10 @@ def figures(found: dict[str, list[dict[str, float]]], limits: list[float]) -> li
         if plain:
             ratios = [a / b for a, b in zip(rates(side), rates(best(plain)), strict=True)]
             shown.append(figure(f"{side} over {best(plain)}, clips/s", ratios, least=1.1))
-        if limits:
-            shares = [a / b for a, b in zip(rates(side), limits, strict=True)]
-            shown.append(figure(f"{side} over the limit, clips/s", shares, least=0.9))
+        for name, values in limits.items():
+            shares = [a / b for a, b in zip(rates(side), values, strict=True)]
+            asked = 0.9 if name == "stages" else None
+            shown.append(figure(f"{side} over the limit ({name}), clips/s", shares, least=asked))
         shown.append(figure(f"{side}: share of time the student waits", [row["wait_share"] for row in found[side]]))
     return shown
 
@@ -172,7 +177,16 @@ def measure(side: str, run: Path, flags: Sequence[str]) -> dict[str, float]:
         if done and done not in cpu:
             cpu[done] = cpu_seconds(pid)
 
-    facts = watched([sys.executable, __file__, "--side", side, *flags], look)
+    command = [sys.executable, __file__, "--side", side, *flags]
+    names = [f"live-{side}-{core}" for core in range(1, CORES)] if side == "busy" else []
+    for name in names:
+        shutil.rmtree(run.with_name(name), ignore_errors=True)
+    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    others = [subprocess.Popen([*command, "--run.name", name], **quiet) for name in names]
+    facts = watched(command, look)
+    for other in others:
+        other.kill()
+        other.wait()
     rows, last = read_epochs(run)[1:], max(cpu)
     return {
         "clips_per_second": facts["clips"] * len(rows) / sum(row["seconds"] for row in rows),
@@ -192,7 +206,7 @@ def one_side(side: str, settings: Any) -> None:
         # Student and teachers take turns in one process, so that either may have all cores.
         resources = resources.model_copy(update={"threads": resources.threads or CORES})
         teachers = teachers.model_copy(update={"threads": resources.threads})
-    elif side == "stages":
+    elif side in LIMITS:
         jobs.blocks_in_process = timed_blocks(seconds)
         resources = resources.model_copy(update={"threads": 1})
         teachers = teachers.model_copy(update={"threads": 1})

@@ -8,6 +8,10 @@ from common import Facts
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+LIMITS = {
+    "stages": "limit: the stages over the cores, each alone on the machine",
+    "busy": "limit: the same while all cores work",
+}
 OURS, OTHERS, SOFT = "#0072B2", "#9aa5ae", "#5b656e"
 
 
@@ -27,7 +31,8 @@ def draw(found: dict[str, Facts], path: Path) -> None:
 
 def live(axes: Axes, facts: Facts) -> None:
     rates = {side: [row["clips_per_second"] for row in rows] for side, rows in facts["sides"].items()}
-    rates.pop("stages", None)
+    for name in LIMITS:
+        rates.pop(name, None)
     middle = [median(values) for values in rates.values()]
     spread = [
         [value - min(values) for value, values in zip(middle, rates.values(), strict=True)],
@@ -35,11 +40,11 @@ def live(axes: Axes, facts: Facts) -> None:
     ]
     colours = [OTHERS if side.startswith("plain") else OURS for side in rates]
     axes.bar(list(rates), middle, yerr=spread, color=colours, ecolor=SOFT, capsize=3)
-    if facts["limits"]:
-        top = median(facts["limits"])
+    tops = {name: median(values) for name, values in facts["limits"].items()}
+    for name, top in tops.items():
         axes.axhline(top, color=SOFT, linestyle="--", linewidth=1)
-        axes.annotate("sum of the stages over cores", (0, top), xytext=(0, 3), textcoords="offset points", color=SOFT)
-        axes.set_ylim(0, 1.15 * max([top, *middle]))
+        axes.annotate(LIMITS[name], (0, top), xytext=(0, 3), textcoords="offset points", color=SOFT, fontsize=8)
+    axes.set_ylim(0, 1.15 * max([*tops.values(), *middle]))
     axes.set_title("Live distillation, clips/s")
 
 

@@ -114,7 +114,7 @@ def list_videos(names: Sequence[str], listing: str = "") -> list[str]:
         SettingsError: a folder or a pattern has no video, or there is none at all.
         OSError: a folder or the listing cannot be read.
     """
-    lines = read_text(listing).splitlines() if listing else []
+    lines = read_text(listing if is_remote(listing) else Path(listing).expanduser()).splitlines() if listing else []
     found: dict[str, None] = {}
     for name in [*names, *(line.strip() for line in lines if line.strip())]:
         path = name if is_remote(name) else str(Path(name).expanduser())
@@ -192,7 +192,7 @@ def _on_ray(settings: Settings, bulk: Bulk, shares: Sequence[Share]) -> Iterator
     actors = min(chosen.actors or _room(ray.cluster_resources(), chosen.num_cpus, chosen.num_gpus), len(shares))
     if problem := shortage([Demand("predict.actors", actors, chosen.num_cpus, chosen.num_gpus)], cluster_nodes()):
         raise SettingsError(f"{problem}; lower predict.actors, predict.num_cpus or predict.num_gpus.")
-    dataset = read_units(partial(_as_block, shares), range(len(shares)), readers=1, num_cpus=0.01)
+    dataset = read_units(partial(_as_block, shares), range(len(shares)), readers=1, num_cpus=0)
     done = dataset.map_batches(
         _Stage,
         fn_constructor_kwargs={"bulk": bulk},
@@ -206,8 +206,8 @@ def _on_ray(settings: Settings, bulk: Bulk, shares: Sequence[Share]) -> Iterator
 
 
 def _room(resources: dict[str, float], num_cpus: float, num_gpus: float) -> int:
-    """Actors that a cluster has room for, leaving something to whoever hands out the work."""
-    cpus = (resources.get("CPU", 1.0) - 0.01) / num_cpus
+    """Actors that a cluster has room for."""
+    cpus = resources.get("CPU", 1.0) / num_cpus
     return max(1, int(min(cpus, resources.get("GPU", 0.0) / num_gpus) if num_gpus else cpus))
 
 
