@@ -67,12 +67,10 @@ def test_one_worker_gives_the_losses_and_the_model_of_the_local_run(home, local)
     assert load_model(run / "best").spec.heads == load_model(local / "best").spec.heads
 
 
-@pytest.mark.parametrize("workers", [2, 3])
-def test_more_workers_see_the_same_clips_in_each_step(home, local, workers):
-    resources = {"workers": workers, "cpus_per_worker": 1}
-    distill(settings_of(home, f"workers-{workers}", resources=resources, teachers={"actors": 2, "num_gpus": 0.5}))
-    run = home / "runs" / f"workers-{workers}"
-    assert len(list(run.glob("trace-*.jsonl"))) == workers
+def test_three_workers_see_the_same_clips_in_each_step(home, local):
+    distill(settings_of(home, "three-workers", resources={"workers": 3}, teachers={"actors": 2, "num_gpus": 0.5}))
+    run = home / "runs" / "three-workers"
+    assert len(list(run.glob("trace-*.jsonl"))) == 3
     assert clips_by_step(run) == clips_by_step(local)
     first = [next(row["loss"] for row in read_metrics(path) if row["kind"] == "train") for path in (run, local)]
     # Batch statistics are a worker's own, so only the size of the loss is the same.
