@@ -120,6 +120,10 @@ def test_each_figure_is_that_of_the_record(run, file, keys, value, said):
     assert not any(said in line for line in before if line not in after)
 
 
+def test_a_student_s_card_names_predict(run):
+    assert 'mmkd.predict(model, "clip.mp4")' in section(write_card(run / "best").read_text(), "Use")
+
+
 def test_epochs_are_counted_from_the_metrics(run):
     assert "of 2, the best on split val" in write_card(run / "best").read_text()
     with open(run / "metrics.jsonl", "a") as file:
@@ -183,6 +187,7 @@ def test_a_teacher_s_card_says_that_it_learnt_from_labels(home):
     assert "None: it learnt from labels." in section(card, "Teachers")
     assert "without those that teachers are weighed on" in section(card, "Data")
     assert "logits = model(flow)  # uint8 [batch, 4, 16, 16, 2], u and v" in card
+    assert "mmkd.predict" not in card  # which sees RGB
 
 
 def test_licences_are_those_that_are_known(run):

@@ -64,11 +64,13 @@ def _use(facts: Facts) -> list[str]:
     }[described["modality"]]
     named, _, what = shape.partition(": ")
     gives = ", ".join(f'"{head}": [batch, {len(names)}]' for head, names in described["heads"].items())
+    videos = described["modality"] == "rgb" and {"frames", "size"} <= set(seen)
     lines = [
         "```python",
         "import mmkd",
         f"model = mmkd.load_model({json.dumps(facts.folder)})",
         f"logits = model({named})  # {what} to {{{gives}}}",
+        *(['said = mmkd.predict(model, "clip.mp4")  # frames chosen and cut as in its training'] if videos else []),
         "```",
         "",
         "It normalises inside. A view of a clip: " + ", ".join(f"{name} {value}" for name, value in seen.items()) + ".",
