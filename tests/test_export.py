@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -204,6 +205,21 @@ def test_the_command_compares_on_the_clips_that_the_model_is_tested_on(run, tmp_
     assert (
         status == 0 and result["clips"] == 5 and result["compared_on"] == "random patches" and "random patches" in said
     )
+
+
+def test_without_check_it_compares_on_the_data_that_the_model_learnt_on(run, tmp_path, data, monkeypatch):
+    monkeypatch.setenv("MMKD_HOME", str(Path(data).parents[1]))
+    own = open_dataset(data).fingerprint
+    elsewhere = shutil.copytree(data, tmp_path / "elsewhere")
+    cases = [(True, "small", own), (False, "small", "of other data"), (False, str(elsewhere), own)]
+    for known, name, fingerprint in cases:
+        folder = write_model(tmp_path / fingerprint / Path(name).name, channels=(4, 8))
+        described = json.loads((folder / "model.json").read_text())
+        described["training"] = {"data": {"name": name, "fingerprint": fingerprint}}
+        (folder / "model.json").write_text(json.dumps(described))
+        status, result, _ = run("--to", "torchscript", model=folder)
+        assert status == 0 and result["compared_on"] == (data if known else "random patches")
+        assert result["clips"] == (7 if known else 64)
 
 
 def test_clips_are_those_of_an_evaluation_and_broken_ones_are_left_out(tmp_path, student):

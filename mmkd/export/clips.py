@@ -1,5 +1,6 @@
 """Clips to calibrate an export with and to compare it on, as the model is tested on them: batches of raw frames."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from mmkd.inference.sampling import sampling_of
 from mmkd.inference.windows import video_windows
 from mmkd.models import ModelSpec
 from mmkd.plan import TEST_VIEW
+from mmkd.storage import is_file, join
 
 Frames = NDArray[np.uint8]
 """[batch, frames, height, width, channels]"""
@@ -32,6 +34,20 @@ def clips_of(source: str, spec: ModelSpec, split: str, number: int, batch: int) 
     if (path := Path(source).expanduser()).is_file():
         return _video_clips(path, spec, number or 8, batch)
     return _dataset_clips(source, spec, split, number, batch)
+
+
+def own_data(spec: ModelSpec, split: str) -> str:
+    """The data set that a model learnt on, where it is under HOME/data and has such a split; else nothing."""
+    learnt = spec.training.get("data") or {}
+    name = str(learnt.get("name", ""))
+    folder = str(Settings().home / "data" / name)
+    # A model folder may be anybody's, and must not say which files are read.
+    if not re.fullmatch(r"\w[\w.-]*", name) or not is_file(join(folder, "dataset.json")):
+        return ""
+    from mmkd.dataset import open_dataset
+
+    dataset = open_dataset(folder)
+    return folder if dataset.fingerprint == learnt.get("fingerprint") and split in dataset.splits else ""
 
 
 def random_clips(spec: ModelSpec, number: int, batch: int, seed: int = 0) -> Iterator[Frames]:

@@ -7,9 +7,9 @@ The file takes uint8 [batch, frames, height, width, channels], any number of cli
 gives raw logits [batch, classes], named by head. Class names, input geometry and the temperatures that calibrate the
 logits are in the file's metadata.
 
-The file is then run beside the model, on clips of --check or on random ones, and the differences and latencies are
-shown. The last line of standard output is one JSON object; the exit status is 0 only where the file is written and, in
-fp32, no logit differs by more than 1e-4."""
+The file is then run beside the model, on clips of --check, else of the data that the model learnt on where that is
+here, else on random ones, and the differences and latencies are shown. The last line of standard output is one JSON
+object; the exit status is 0 only where the file is written and, in fp32, no logit differs by more than 1e-4."""
 
 import argparse
 import json
@@ -26,8 +26,8 @@ EXAMPLES = """examples:
   python -m mmkd export demo-student --to onnx --precision int8 --calibrate tabletop --check tabletop
   python -m mmkd export ~/mmkd/runs/demo-student/best --to torch-export --out student.pt2 --check film.mp4"""
 
-TO = """onnx, for ONNX Runtime and others; torchscript, for torch's C++ library; or
-torch-export, for torch.export's readers such as AOTInductor"""
+TO = """onnx, for ONNX Runtime and others; torchscript, for torch's C++ library; or torch-export, for torch.export's
+readers such as AOTInductor"""
 PRECISION = """fp32; fp16, in which the backbone computes, for GPUs: CPUs are slower in it; or int8, of onnx alone
 (fp32)"""
 QUANTISE = """of int8: static, where the ranges of activations are chosen on the clips of --calibrate, or dynamic, where
@@ -67,7 +67,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--calibrate", metavar="DATA", help="data set to calibrate int8 on: its folder, or its name under HOME/data")
     add("--split", default="val", help="split of --calibrate (val)")
     add("--clips", type=int, default=64, help="clips of --calibrate, spread over the split; 0: all (64)")
-    add("--check", metavar="DATA|VIDEO", help="data set or video to compare on (random patches)")
+    add("--check", metavar="DATA|VIDEO", help="data set or video to compare on (the model's own data)")
     add("--check-split", default="test", metavar="SPLIT", help="split of --check (test)")
     add("--check-clips", type=int, default=64, metavar="N", help="clips of --check, spread over it; 0: all (64)")
     add("--batch", type=int, default=8, help="clips at a time, beside 1, in the comparison and the calibration (8)")
@@ -91,7 +91,7 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
         ValueError, OSError: something is not as it must be.
     """
     from mmkd.config import Settings
-    from mmkd.export.clips import clips_of, random_clips
+    from mmkd.export.clips import clips_of, own_data, random_clips
     from mmkd.export.comparison import TOLERANCE, compare
     from mmkd.export.convert import export_model
     from mmkd.export.opened import open_export
@@ -101,11 +101,13 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
     folder = find_model(arguments.model, [Path.cwd(), home / "models", home / "runs"])
     model = load_model(folder)
     clips: Iterator[Any]
-    if arguments.check:
-        clips = clips_of(arguments.check, model.spec, arguments.check_split, arguments.check_clips, arguments.batch)
+    check = arguments.check or own_data(model.spec, arguments.check_split)
+    if check:
+        clips = clips_of(check, model.spec, arguments.check_split, arguments.check_clips, arguments.batch)
         clips = chain([next(clips)], clips)  # what is wrong with them is said before anything is written
+        say(f"compared on clips of {check}")
     else:
-        say("no --check: compared on random patches, which tell less than clips do")
+        say("no --check, and the model's own data is not here: compared on random patches, which tell less")
         clips = random_clips(model.spec, arguments.check_clips or 64, arguments.batch)
     calibration = None
     if arguments.calibrate:
@@ -132,7 +134,7 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
         "to": arguments.to,
         "precision": exported.about["precision"],
         "bytes": path.stat().st_size,
-        "compared_on": arguments.check or "random patches",
+        "compared_on": check or "random patches",
         "clips": found.clips,
         "largest_difference": {head: x if math.isfinite(x) else None for head, x in found.difference.items()},
         "top1_agreement": found.agreement,
