@@ -6,6 +6,7 @@ import tracemalloc
 from dataclasses import replace
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -253,7 +254,8 @@ def test_frames_are_counted_without_being_decoded(tmp_path, name, options):
     path = write_video(tmp_path / name, 25, **({"fps": 12} | options))
     with open_container(path) as container:
         frames = VideoReader(container, name)
-        counted = count_frames(path, frames)
+        counted, end = count_frames(path, frames)
+        assert end == pytest.approx(counted / frames.rate, abs=0.3)
         assert counted == len(list(frames.read(itertools.count(), 0)))
 
 
@@ -264,6 +266,32 @@ def test_long_videos_are_jumped_through(tmp_path, monkeypatch):
     (clip,) = video_windows(path, sampling_of(model.spec))
     assert numbers_shown(clip) == [int(i) % 40 for i in uniform_indices(1200, 4)]
     assert len(decoded) < 100
+
+
+@pytest.mark.parametrize("name", ["long.mp4", "long.ts"])
+def test_a_video_without_key_frames_to_jump_to_is_decoded_a_few_times_at_most(tmp_path, monkeypatch, name):
+    """One key frame at its start, and windows that show frames far apart."""
+    path = write_video(tmp_path / name, 1200, fps=10, gop=2000, options={"bf": "0", "sc_threshold": "0"})
+    decoded, decode, model = [], VideoReader._decode, small_model()
+    monkeypatch.setattr(VideoReader, "_decode", lambda self: (decoded.append(each) or each for each in decode(self)))
+    clips = list(video_windows(path, sampling_of(model.spec), 20.0))
+    shown = [[int(i + 200 * k) % 40 for i in uniform_indices(200, 4)] for k in range(6)]
+    assert [numbers_shown(clip) for clip in clips] == shown
+    assert len(decoded) < 3 * 1200  # 24 frames are shown
+
+
+def test_a_last_frame_that_is_shown_for_long_is_no_sign_of_a_truncated_video(tmp_path):
+    path = write_video(tmp_path / "screen.mkv", 20, times=[n / 10 for n in range(20)])
+    with open(path, "rb") as source, av.open(source) as film, av.open(str(tmp_path / "still.mp4"), "w") as out:
+        stream = out.add_stream_from_template(film.streams.video[0])
+        packets = [packet for packet in film.demux(video=0) if packet.size]
+        for number, packet in enumerate(packets):
+            packet.stream = stream
+            packet.duration = int((0.1 if number < 19 else 3.0) / packet.time_base)
+            out.mux(packet)
+    model = small_model()
+    (said,) = mmkd.predict(model, tmp_path / "still.mp4")
+    assert not said.error and said.stop == pytest.approx(2.0, abs=0.3)
 
 
 def test_a_model_in_memory_predicts_as_its_folder_does(tmp_path):

@@ -92,7 +92,7 @@ def test_a_truncated_video_is_answered_up_to_where_it_ends(tmp_path):
 
 def test_a_video_that_cannot_be_decoded_from_somewhere_on_is_named_from_there(tmp_path, monkeypatch):
     model, path = small_model(), write_video(tmp_path / "short.mp4", 60)
-    monkeypatch.setattr("mmkd.inference.windows.count_frames", lambda *_: 100)
+    monkeypatch.setattr("mmkd.inference.windows.count_frames", lambda *_: (100, 10.0))
     said = mmkd.predict(model, path, window=1.0)
     assert [each.start for each in said] == pytest.approx(range(7))
     assert [each.error for each in said[:6]] == [""] * 6

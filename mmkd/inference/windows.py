@@ -47,13 +47,17 @@ def video_windows(path: StrPath, sampling: Sampling, window: float = 0.0, hop: f
     check_windows(window, hop)
     name = name_of(path)
     with open_container(path) as container:
-        frames = VideoReader(container, name)
-        count, rate = count_frames(path, frames), frames.rate
+        try:
+            frames = VideoReader(container, name)
+            (count, end), rate = count_frames(path, frames), frames.rate
+        except FFmpegError as error:
+            raise RejectedError("unreadable", f"{name} cannot be read: {said(error)}") from error
         if not count:
             raise RejectedError("unreadable", f"{name} has no frames")
         lost = ""
         stop = max(count, frames.length or 0) / rate
-        if stop - (count - 1) / rate - 1 / sampling.pack.kept_rate(rate) > OVERHANG:
+        # The last frame may be shown for long, as in a recording of a screen.
+        if stop - max((count - 1) / rate + 1 / sampling.pack.kept_rate(rate), end) > OVERHANG:
             lost = f"{name} ends at {count / rate:.2f} s and should be {stop:.2f} s long: is it truncated?"
         if lost and not window:
             yield Window(0.0, stop, error=f"{lost} Windows answer for what is there.")

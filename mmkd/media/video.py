@@ -83,6 +83,8 @@ class VideoReader:
             raise RejectedError("unreadable", f"{name} has no video stream")
         self.container, self.name = container, name
         self.stream = container.streams.video[0]
+        if self.stream.codec_context is None:
+            raise RejectedError("unreadable", f"{name} is of a codec that is not known; convert it to H.264")
         if self.stream.width * self.stream.height > MAX_PIXELS:
             raise RejectedError("unreadable", f"{name} claims frames of {self.stream.width} x {self.stream.height}")
         self.aspect = float(self.stream.sample_aspect_ratio or 1) or 1.0
@@ -98,6 +100,7 @@ class VideoReader:
         self._before: tuple[float, Any] | None = None
         self._after: tuple[float, Any] | None = None
         self._lost = False  # frames between the two were lost to damage
+        self._far = SEEK_SECONDS * self.rate
         self._decoded = self._decode()
         self._advance()
         if self._after is None and self._lost:
@@ -135,8 +138,11 @@ class VideoReader:
 
     def _go_to(self, number: int) -> None:
         """Move on until the frames on both sides of a place on the grid are there."""
-        if self._after is not None and number - self._after[0] > SEEK_SECONDS * self.rate:
+        if self._after is not None and number - self._after[0] > self._far:
+            place = self._after[0]
             self._jump(number)
+            if self._after is not None and self._after[0] <= place:
+                self._far *= 2  # its key frames are far apart: what was decoded before is decoded again
         while self._after is not None and self._after[0] <= number:
             self._advance()
 
@@ -152,8 +158,8 @@ class VideoReader:
                 continue
             self._before, self._after, self._decoded = None, None, self._decode()
             self._advance()
-            if self._after is None or self._after[0] <= number + 0.5:
-                return  # else its index is wrong; from the start, then
+            if self._after is not None and self._after[0] <= number + 0.5:
+                return  # else its index is wrong, or there is no key frame from here on; from the start, then
 
     def _decode(self) -> Iterator[tuple[float, Any]]:
         """Decoded frames with their place on the grid, a fraction of a number."""
@@ -205,14 +211,15 @@ class VideoReader:
         return None if seconds is None else max(1, round(seconds * self.rate))
 
 
-def count_frames(path: StrPath, frames: VideoReader) -> int:
-    """Number of frames that a reader of this file gives, from the time stamps of the file's packets, none of which is
-    decoded. Damage that only decoding shows may make them fewer.
+def count_frames(path: StrPath, frames: VideoReader) -> tuple[int, float]:
+    """Number of frames that a reader of this file gives, and how many seconds after the first the last of them ends,
+    from the time stamps of the file's packets, none of which is decoded. Damage that only decoding shows may make them
+    fewer.
 
     Raises:
         RejectedError: the file cannot be opened, or its time stamps leap.
     """
-    packets, last = 0, None
+    packets, last, end = 0, None, 0.0
     with open_container(path) as container, suppress(av.FFmpegError, ValueError):  # where it ends in damage
         for packet in container.demux(container.streams.video[0]):
             if packet.size and not packet.is_discard:
@@ -220,12 +227,13 @@ def count_frames(path: StrPath, frames: VideoReader) -> int:
                 stamp = packet.dts if packet.pts is None else packet.pts
                 if stamp is not None:
                     last = max(float(stamp * packet.time_base), frames.zero if last is None else last)
+                    end = max(end, float((stamp + (packet.duration or 0)) * packet.time_base) - frames.zero)
     if last is None:
-        return packets
+        return packets, packets / frames.rate
     if last - frames.zero > packets * LONGEST_STILL:
         said = f"{frames.name} has {packets} frames in {last - frames.zero:.0f} s: are its time stamps wrong?"
         raise RejectedError("damaged", said)
-    return round((last - frames.zero) * frames.rate) + 1
+    return round((last - frames.zero) * frames.rate) + 1, end
 
 
 def decoder_options(formats: str = "") -> dict[str, str]:
