@@ -175,7 +175,10 @@ def _carry_out(work: Work, teacher_hashes: dict[str, str], kind: str, report: Re
 def _write_card(work: Work, model: Path) -> None:
     from mmkd.card import write_card
 
-    write_card(model, trust=[work.network.arch])
+    try:
+        write_card(model, trust=[work.network.arch])
+    except (ValueError, OSError) as error:  # the training is done, and what is wrong is a record of another run
+        say(f"no model card was written: {error}")
 
 
 def _train(work: Work, run: Path, facts: dict[str, Any], threads: int, report: Report | None) -> None:

@@ -129,7 +129,11 @@ def check_fits(settings: Settings, teachers: int, have: Mapping[str, float] | No
     Raises:
         SettingsError: the needs exceed them.
     """
-    asked = demands(settings, teachers)
+    check_demands(settings, demands(settings, teachers), have)
+
+
+def check_demands(settings: Settings, asked: Sequence[Demand], have: Mapping[str, float] | None = None) -> None:
+    """See :func:`check_fits`."""
     if have is None and settings.resources.wait_for_resources:
         _wait(asked, settings.run.progress_seconds)
         return
@@ -142,6 +146,13 @@ def check_fits(settings: Settings, teachers: int, have: Mapping[str, float] | No
         )
     if problem := shortage(asked, nodes):
         say(f"{problem} now; it can grow, and the job waits for that")
+
+
+def room_for(one: Demand) -> int:
+    """How many of a demand's processes the cluster has room for when it has grown to its most."""
+    nodes = [node for node in at_most(cluster_nodes(), autoscaler_groups()) if one.fits_on(node)]
+    kinds = [(kind, one.each(kind)) for kind in KINDS if one.each(kind)]
+    return sum(node.count * int(min(node.resources.get(kind, 0.0) / each for kind, each in kinds)) for node in nodes)
 
 
 def _wait(asked: Sequence[Demand], every: float) -> None:

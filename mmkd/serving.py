@@ -3,8 +3,8 @@
     curl --data-binary @clip.mp4 'http://127.0.0.1:8000/?window=2&hop=1'
 
 answers with what `python -m mmkd predict --json` says of each clip. Clips of requests that come at about the same time
-are answered together. RUN is a model folder or a run folder, by its path or its name; `key=value` after it are the
-fields of :class:`Options`. Needs pip install 'mmkd[serve]'.
+are answered together; `together` says how many were, at most. RUN is a model folder or a run folder, by its path or its
+name; `key=value` after it are the fields of :class:`Options`. Needs pip install 'mmkd[serve]'.
 """
 
 import asyncio
@@ -26,6 +26,10 @@ from mmkd.inference.sampling import sampling_of
 from mmkd.inference.windows import Window, check_windows, video_windows
 from mmkd.models import find_model
 
+MOST_VIEWS = 100
+"""Of a clip; each is held until it is answered."""
+Answered = tuple[Prediction, int]
+"""What is said of a clip, and how many were answered at once with it."""
 Positive = Annotated[int, Field(gt=0)]
 
 
@@ -85,6 +89,7 @@ class Service:
         self.model = open_model(folder, "cuda" if options.num_gpus and torch.cuda.is_available() else "cpu")
         self.chosen = options
         sampling_of(self.model.spec, name=folder)
+        self.room = asyncio.Semaphore(4 * options.batch)  # of clips that are decoded and not answered
         batching: Any = self._said
         batching.set_max_batch_size(options.batch)
         batching.set_batch_wait_timeout_s(options.wait)
@@ -103,32 +108,34 @@ class Service:
                 window, hop = float(asked.get("window", 0)), float(asked.get("hop", 0))
                 top, sampling = int(asked.get("top", 5)), sampling_of(self.model.spec, asked.get("views", "1x1"))
                 check_windows(window, hop)
+                if top < 1 or sampling.grid[0] * sampling.grid[1] > MOST_VIEWS:
+                    raise ValueError(f"top must be 1 or more, and views {MOST_VIEWS} at most")
                 said = await self._answered(video_windows(file.name, sampling, window, hop))
             except (ValueError, OSError) as error:
                 return JSONResponse({"error": str(error).replace(Path(file.name).name, "the video")}, 422)
         facts = {"model": self.chosen.model, "temperatures": self.model.spec.temperatures}
-        return JSONResponse(facts | {"clips": [_shown(each, top) for each in said]})
+        together = max((together for _, together in said), default=0)
+        return JSONResponse({**facts, "together": together, "clips": [_shown(each, top) for each, _ in said]})
 
-    async def _answered(self, windows: Iterator[Window]) -> list[Prediction]:
+    async def _answered(self, windows: Iterator[Window]) -> list[Answered]:
         """All clips of a video, in order; few of them are held at a time."""
-        said: list[asyncio.Task[Prediction] | Prediction] = []
-        room = asyncio.Semaphore(2 * self.chosen.batch)
+        said: list[asyncio.Task[Answered] | Answered] = []
         # Decoding is left to a thread, one clip at a time, so that others are served meanwhile.
         while (window := await asyncio.to_thread(next, windows, None)) is not None:
             if window.rgb is None:
-                said.append(Prediction(self.model.spec, window.start, window.stop, error=window.error))
+                said.append((Prediction(self.model.spec, window.start, window.stop, error=window.error), 0))
                 continue
-            await room.acquire()
+            await self.room.acquire()
             task = asyncio.create_task(self._said(window))
-            task.add_done_callback(lambda _: room.release())
+            task.add_done_callback(lambda _: self.room.release())
             said.append(task)
         return [await each if isinstance(each, asyncio.Task) else each for each in said]
 
     @serve.batch
-    async def _said(self, windows: list[Window]) -> list[Prediction]:
+    async def _said(self, windows: list[Window]) -> list[Answered]:
         return await asyncio.to_thread(self._answer, windows)
 
-    def _answer(self, windows: list[Window]) -> list[Prediction]:
+    def _answer(self, windows: list[Window]) -> list[Answered]:
         """Of clips that may have different numbers of views."""
         said: dict[int, Prediction] = {}
         for views in {len(window.rgb) for window in windows if window.rgb is not None}:
@@ -136,7 +143,7 @@ class Service:
             rgb = np.stack([rgb for n in mine if (rgb := windows[n].rgb) is not None])
             found = answers(self.model, rgb, [(windows[n].start, windows[n].stop) for n in mine])
             said |= dict(zip(mine, found, strict=True))
-        return [said[n] for n in range(len(windows))]
+        return [(said[n], len(windows)) for n in range(len(windows))]
 
 
 def _shown(said: Prediction, top: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from mmkd.card import gather, model_card, write_card
 from mmkd.card.command import main
 from mmkd.card.text import MARK
 from mmkd.cost import flops_per_view
-from mmkd.jobs import distill, train_teacher
+from mmkd.jobs import _write_card, distill, train_teacher
 from mmkd.models import create_model, load_model, save_model
 from mmkd.runs import write_json
 from mmkd.scoring import score
@@ -188,6 +189,13 @@ def test_a_teacher_s_card_says_that_it_learnt_from_labels(home):
     assert "without those that teachers are weighed on" in section(card, "Data")
     assert "logits = model(flow)  # uint8 [batch, 4, 16, 16, 2], u and v" in card
     assert "mmkd.predict" not in card  # which sees RGB
+
+
+def test_a_card_that_cannot_be_written_does_not_fail_a_training_that_is_done(run, capsys):
+    (run / "best" / "README.md").write_text("# my own page")
+    _write_card(SimpleNamespace(network=SimpleNamespace(arch="")), run / "best")
+    assert "no model card was written" in capsys.readouterr().err
+    assert (run / "best" / "README.md").read_text() == "# my own page"
 
 
 def test_licences_are_those_that_are_known(run):

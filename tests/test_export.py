@@ -211,7 +211,15 @@ def test_without_check_it_compares_on_the_data_that_the_model_learnt_on(run, tmp
     monkeypatch.setenv("MMKD_HOME", str(Path(data).parents[1]))
     own = open_dataset(data).fingerprint
     elsewhere = shutil.copytree(data, tmp_path / "elsewhere")
-    cases = [(True, "small", own), (False, "small", "of other data"), (False, str(elsewhere), own)]
+    cases = [
+        (True, "small", own),
+        (False, "small", "of other data"),
+        (False, str(elsewhere), own),
+        (False, "torn", own),
+    ]
+    torn = Path(data).parent / "torn"
+    torn.mkdir()
+    (torn / "dataset.json").write_text("{")
     for known, name, fingerprint in cases:
         folder = write_model(tmp_path / fingerprint / Path(name).name, channels=(4, 8))
         described = json.loads((folder / "model.json").read_text())

@@ -25,6 +25,7 @@ from tests.videos import write_video
 ROOT = Path(__file__).parents[1]
 TRAINING = ("h5py", "ijson", "matplotlib", "optuna", "panda3d", "pandas", "pyarrow", "ray", "soundfile", "soxr")
 TRAINING += ("tensorboardX", "tyro")
+EXTRA = tuple(name for name in TRAINING if name not in ("pandas", "pyarrow", "soundfile", "soxr"))
 """What prediction does not import: modules of the extra `train`, and such as read data sets."""
 
 
@@ -185,6 +186,25 @@ print(*sys.modules)
     assert not {name.partition(".")[0] for name in imported} & set(TRAINING)
     ours = {name for name in imported if name.startswith("mmkd.")}
     assert not ours & {f"mmkd.{name}" for name in ("cli", "jobs", "pipeline", "reader", "shards", "training", "bank")}
+
+
+def test_every_command_works_without_the_extra(home, tmp_path):
+    """With clips of a data set, which the base install reads, to calibrate and compare on."""
+    small_model(tmp_path / "model")
+    data, model = str(home / "data" / "small"), str(tmp_path / "model")
+    code = f"""
+from mmkd.__main__ import main
+main(["export", {model!r}, "--to", "torchscript", "--check", {data!r}])
+main(["export", {model!r}, "--to", "onnx", "--precision", "int8", "--calibrate", {data!r}, "--check", {data!r}])
+main(["card", {model!r}])
+import mmkd
+from mmkd.web.server import make_server
+make_server(mmkd.load_model({model!r}), "model").server_close()
+"""
+    done = without(EXTRA, code)
+    assert done.returncode == 0, done.stderr
+    made = {path.name for path in (tmp_path / "model").iterdir()}
+    assert made >= {"model.torchscript", "model.int8.onnx", "README.md"}
 
 
 def test_reading_needs_no_torch(tmp_path):

@@ -18,7 +18,7 @@ import mmkd
 from mmkd.cli import load_settings
 from mmkd.config import Settings, SettingsError
 from mmkd.evaluation.split import split_logits
-from mmkd.inference import job
+from mmkd.inference import bulk, job
 from mmkd.inference.ahead import in_order
 from mmkd.inference.job import list_videos, predict_all
 from mmkd.metrics import softmax
@@ -52,7 +52,7 @@ def settings_of(home, name, **chosen) -> Settings:
 
 
 def rows_of(home, name):
-    files = sorted((home / "runs" / name / "predictions").iterdir())
+    files = sorted((home / "runs" / name / "predictions").glob("*.parquet"))
     return [row for file in files for row in pq.read_table(file).to_pylist()], [file.name for file in files]
 
 
@@ -151,6 +151,59 @@ def test_another_model_or_other_videos_are_refused_in_the_same_run(home):
         predict_all(settings_of(home, "claimed", videos=[str(home / "in" / "1.mp4")], window=1.0))
 
 
+def test_a_folder_of_other_predictions_is_not_added_to(home, tmp_path):
+    small_model(home / "models" / "other", temperatures={"verb": 2.0})
+    predict_all(settings_of(home, "into", out=str(tmp_path / "out")))
+    assert predict_all(settings_of(home, "into-again", out=str(tmp_path / "out")))["answers"] == 9
+    with pytest.raises(SettingsError, match=r"out holds predictions that differ in views; delete them"):
+        predict_all(settings_of(home, "into-views", out=str(tmp_path / "out"), views="3x1"))
+    (tmp_path / "out" / "_prediction.json").unlink()
+    with pytest.raises(SettingsError, match="holds files of something else"):
+        predict_all(settings_of(home, "into-unknown", out=str(tmp_path / "out")))
+
+
+@pytest.mark.parametrize("threads", [{}, {"num_gpus": 1.0, "num_cpus": 3}])
+def test_a_video_that_ends_its_process_is_tried_three_times_and_the_others_are_answered(home, threads):
+    """Processes that die in the reading of one video, as of a decoder that crashes, until the share is done."""
+    settings = settings_of(home, f"deadly-{len(threads)}", per_file=20, **threads)
+    (home / "deadly.yaml").write_text(settings.model_dump_json())
+    code = """
+import os, sys
+from mmkd.config import Settings
+from mmkd.inference import bulk
+from mmkd.inference.job import predict_all
+read = bulk.video_windows
+bulk.video_windows = lambda video, *more: os._exit(66) if video.endswith("/5.mp4") else read(video, *more)
+predict_all(Settings.model_validate_json(open(sys.argv[1]).read()))
+"""
+    run = [sys.executable, "-c", code, str(home / "deadly.yaml")]
+    ended = [subprocess.run(run, cwd=ROOT, capture_output=True).returncode for _ in range(4)]
+    assert ended == [66, 66, 66, 0]
+    rows, _ = rows_of(home, settings.run.name)
+    errors = {Path(row["clip"]).name: row["error"] for row in rows if row["error"]}
+    assert set(errors) == {"4-broken.mp4", "5.mp4"} and len(rows) == 10
+    assert errors["5.mp4"] == "the process that read it ended without a word, 3 times"
+    assert list((home / "runs" / settings.run.name / "reading").iterdir()) == []
+
+
+def test_an_error_that_ends_a_job_puts_no_video_under_suspicion(home, monkeypatch):
+    settings = settings_of(home, "interrupted", per_file=20)
+    for _ in range(4):
+        with monkeypatch.context() as patch:
+            patch.setattr(bulk, "answers", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                predict_all(settings)
+    assert predict_all(settings)["errors"] == 1
+
+
+def test_a_name_that_is_not_utf_8_is_answered_and_written_as_text(home, tmp_path):
+    odd = os.fsencode(tmp_path) + b"/caf\xe9.mp4"
+    os.link(home / "in" / "1.mp4", odd)
+    assert predict_all(settings_of(home, "odd-name", videos=[str(tmp_path)]))["answers"] == 1
+    ((row,), _) = rows_of(home, "odd-name")
+    assert row["clip"] == f"{tmp_path}/caf\\xe9.mp4"
+
+
 def test_videos_are_found_by_path_folder_pattern_and_listing(home, tmp_path):
     listing = tmp_path / "list.txt"
     listing.write_text(f"{home}/in/3.mp4\n\n{home}/in/missing.mp4\n")
@@ -174,9 +227,8 @@ def test_the_dry_run_says_what_would_be_done(home, capsys):
     assert "on 10 videos; 3 files in" in capsys.readouterr().err and not (home / "runs" / "dry").exists()
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/inference.md"])
-def test_the_commands_of_the_pages_are_understood(page):
-    text = re.sub(r" *\\\n *", " ", (ROOT / page).read_text())
+def test_the_commands_of_the_page_are_understood():
+    text = re.sub(r" *\\\n *", " ", (ROOT / "docs" / "inference.md").read_text())
     found = re.findall(r"^ {4}python rayjobs/predict\.py (.*?)(?: +#.*)?$", text, re.MULTILINE)
     assert found
     for arguments in found:
@@ -203,7 +255,7 @@ def test_the_job_on_ray_as_a_user_types_it(home):
     result = json.loads(done.stdout.splitlines()[-1])
     assert (result["answers"], result["errors"], result["files"]) == (9, 1, 10)
     assert "predicted 10/10" in done.stderr
-    rows = [row for file in sorted(out.iterdir()) for row in pq.read_table(file).to_pylist()]
+    rows = [row for file in sorted(out.glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
     predict_all(settings_of(home, "beside"))
     expected, _ = rows_of(home, "beside")
     assert [row["clip"] for row in rows] == [row["clip"] for row in expected]

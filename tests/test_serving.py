@@ -68,10 +68,19 @@ def test_videos_that_come_at_once_are_answered_as_by_themselves(root, address):
                 )
 
 
+def test_clips_of_several_requests_are_answered_together(root, address):
+    """Of twelve clips that come at once."""
+    with ThreadPoolExecutor(12) as pool:
+        found = list(pool.map(lambda _: post(address, (root / "5.mp4").read_bytes()), range(12)))
+    assert max(said["together"] for said in found) > 1
+
+
 def test_what_cannot_be_answered_has_a_status_and_a_reason(root, address):
     for content, query, status, why in (
         (b"this is no video", "", 422, "the video cannot be opened"),
         ((root / "0.mp4").read_bytes(), "?window=-1", 422, "must be seconds"),
+        ((root / "0.mp4").read_bytes(), "?views=1000000x1", 422, "100 at most"),
+        ((root / "0.mp4").read_bytes(), "?top=0", 422, "top must be 1 or more"),
         (bytes(2 << 20), "", 413, "more than 1 MB"),
     ):
         with pytest.raises(urllib.error.HTTPError) as refused:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import mmkd
+from mmkd.teachers import SHIPPED
 from mmkd.web.server import make_server
 from tests.browser import DESK, PHONE, missing_programs, open_browser
 from tests.small import HEADS
@@ -91,7 +92,8 @@ def test_only_this_machine_and_the_page_itself_are_answered(server, folder):
     video = (folder / "film.mp4").read_bytes()
     own = f"http://127.0.0.1:{server.port}"
     assert ask(server, "POST", "/predict", video, Origin=own)[0] == 200
-    for headers in ({"Origin": "https://elsewhere.example"}, {"Origin": "null"}, {"Host": "elsewhere.example"}):
+    elsewhere = ({"Origin": "https://elsewhere.example"}, {"Origin": "null"}, {"Host": "elsewhere.example"})
+    for headers in (*elsewhere, {"Sec_Fetch_Site": "cross-site"}):
         assert ask(server, "POST", "/predict", video, **headers)[0] == 403
         assert ask(server, "GET", "/", **headers)[0] == 403
     # What a forwarded port looks like.
@@ -125,6 +127,8 @@ def test_a_port_that_is_taken_and_a_model_of_something_else_are_said(server, fol
     taken = [str(folder / "student"), "--port", str(server.port)]
     done = subprocess.run([*command, *taken], cwd=ROOT, env=own, capture_output=True, text=True)
     assert done.returncode == 1 and "in use" in done.stderr and "Traceback" not in done.stderr
+    done = subprocess.run([*command, str(SHIPPED / "flow")], cwd=ROOT, env=own, capture_output=True, text=True)
+    assert done.returncode == 1 and "sees flow" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
@@ -172,6 +176,15 @@ class TestBrowser:
         said = self.predict(browser, server, folder / "damaged.mp4", "1")
         assert said == "damaged.mp4: 4 windows, 1 without an answer"
         assert len(browser.find_elements("css selector", "#times .lost")) == 2  # one a head
+
+    def test_an_answer_that_breaks_off_is_said(self, browser, server, folder, monkeypatch):
+        rows = [{"start": 0.0, "stop": 1.0, "error": "lost"}]
+        monkeypatch.setattr(
+            "mmkd.web.server._Handler._answer",
+            lambda self, *_: (self._head("application/x-ndjson", None), self._line(rows[0])),
+        )
+        said = self.predict(browser, server, folder / "film.mp4")
+        assert said == "film.mp4 was not answered: its server ended before it did"
 
     def test_the_page_fits_a_phone(self, browser, server, folder):
         self.predict(browser, server, folder / "film.mp4", "1")

@@ -38,7 +38,8 @@ def clips_of(source: str, spec: ModelSpec, split: str, number: int, batch: int) 
 
 def own_data(spec: ModelSpec, split: str) -> str:
     """The data set that a model learnt on, where it is under HOME/data and has such a split; else nothing."""
-    learnt = spec.training.get("data") or {}
+    learnt = spec.training.get("data")
+    learnt = learnt if isinstance(learnt, dict) else {}
     name = str(learnt.get("name", ""))
     folder = str(Settings().home / "data" / name)
     # A model folder may be anybody's, and must not say which files are read.

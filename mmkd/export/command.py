@@ -101,13 +101,20 @@ def _export(arguments: argparse.Namespace) -> dict[str, Any]:
     folder = find_model(arguments.model, [Path.cwd(), home / "models", home / "runs"])
     model = load_model(folder)
     clips: Iterator[Any]
-    check = arguments.check or own_data(model.spec, arguments.check_split)
-    if check:
-        clips = clips_of(check, model.spec, arguments.check_split, arguments.check_clips, arguments.batch)
-        clips = chain([next(clips)], clips)  # what is wrong with them is said before anything is written
-        say(f"compared on clips of {check}")
-    else:
-        say("no --check, and the model's own data is not here: compared on random patches, which tell less")
+    check = arguments.check
+    try:
+        check = check or own_data(model.spec, arguments.check_split)
+        if check:
+            clips = clips_of(check, model.spec, arguments.check_split, arguments.check_clips, arguments.batch)
+            clips = chain([next(clips)], clips)  # what is wrong with them is said before anything is written
+            say(f"compared on clips of {check}")
+    except (ValueError, OSError) as error:
+        if arguments.check:
+            raise
+        say(f"the data that the model learnt on cannot be used: {error}")
+        check = ""
+    if not check:
+        say("no --check: compared on random patches, which tell less than clips do")
         clips = random_clips(model.spec, arguments.check_clips or 64, arguments.batch)
     calibration = None
     if arguments.calibrate:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,13 +19,14 @@ from mmkd.config import Predict
 from mmkd.dataset import Dataset, open_dataset
 from mmkd.inference.ahead import in_order
 from mmkd.inference.answers import Prediction, answers, open_model
+from mmkd.inference.attempts import Attempts
 from mmkd.inference.sampling import Sampling
 from mmkd.inference.table import row_of, schema_of
 from mmkd.inference.windows import Window, video_windows
 from mmkd.plan import TEST_VIEW
 from mmkd.reader import REAL, STATUS, read_unit
 from mmkd.shards import Manifest, read_manifest
-from mmkd.storage import join, write_whole
+from mmkd.storage import is_remote, join, write_bytes, write_whole
 
 T = TypeVar("T")
 ROWS_AT_ONCE = 1024
@@ -63,6 +66,7 @@ class Bulk:
         model: its folder.
         sampling: what the model sees of a video.
         out: folder of the files.
+        notes: local folder for :class:`mmkd.inference.attempts.Attempts`.
         about: what they say of themselves.
         data: folder of the data set, of a split of which these are clips; empty: they are videos.
         limit: see :class:`mmkd.config.Data`.
@@ -72,6 +76,7 @@ class Bulk:
     model: str
     sampling: Sampling
     out: str
+    notes: str
     about: Mapping[str, Any]
     data: str = ""
     limit: int = 0
@@ -106,38 +111,46 @@ class Predictor:
     def __call__(self, share: Share) -> dict[str, int]:
         """Write a share's file, whole or not at all; how many inputs it has, and rows, and rows with an error."""
         counts = {"number": share.number, "inputs": len(share), "rows": 0, "failed": 0}
-        top, schema = self.bulk.settings.top, self.schema
+        top, schema, target = self.bulk.settings.top, self.schema, join(self.bulk.out, share.name)
 
         def write(system: Any, path: str) -> None:
-            with pq.ParquetWriter(path, schema, filesystem=system) as writer:
-                for some in _batched(self.predictions(share), ROWS_AT_ONCE):
+            attempts = Attempts(Path(self.bulk.notes, share.name + ".json"))
+            with attempts.share(), pq.ParquetWriter(path, schema, filesystem=system) as writer:
+                for some in _batched(self.predictions(share, attempts), ROWS_AT_ONCE):
                     rows = [row_of(clip, number, said, top, schema) for clip, number, said in some]
                     counts["rows"] += len(rows)
                     counts["failed"] += sum(row["error"] is not None for row in rows)
                     writer.write_table(pa.Table.from_pylist(rows, schema))
 
-        write_whole(join(self.bulk.out, share.name), write)
+        if is_remote(target):  # where a file that is closed, for whatever reason, is there
+            with tempfile.NamedTemporaryFile(prefix="mmkd-") as file:
+                write(None, file.name)
+                write_bytes(target, Path(file.name).read_bytes())
+        else:
+            write_whole(target, write)
         return counts
 
-    def predictions(self, share: Share) -> Iterator[tuple[str, int, Prediction]]:
+    def predictions(self, share: Share, attempts: Attempts) -> Iterator[tuple[str, int, Prediction]]:
         """Of each clip of a share, in order, its name, the number of its window, and what the model says."""
         if self.data is not None:
             step = self.bulk.clips_at_once
             starts = range(share.first, share.last, step)
             makers = [partial(self._clips, first, min(first + step, share.last)) for first in starts]
         else:
-            makers = [partial(self._windows, video) for video in share.videos]
-        shown = in_order(makers, self.threads, self.bulk.clips_at_once)
+            makers = [partial(self._windows, video, attempts) for video in share.videos]
+        # After a process that ended without a word, one by one, to know which of them it was.
+        shown = in_order(makers, 0 if attempts.again else self.threads, self.bulk.clips_at_once)
         for some in _batched(shown, self.bulk.clips_at_once):
             yield from self._answered(some)
 
-    def _windows(self, video: str) -> Iterator[Shown]:
+    def _windows(self, video: str, attempts: Attempts) -> Iterator[Shown]:
         """The windows of a video; what keeps all of it from being shown is the error of one."""
         settings, number = self.bulk.settings, 0
         try:
-            for window in video_windows(video, self.bulk.sampling, settings.window, settings.hop):
-                yield video, number, window
-                number += 1
+            with attempts.of(video):
+                for window in video_windows(video, self.bulk.sampling, settings.window, settings.hop):
+                    yield video, number, window
+                    number += 1
         except Exception as error:  # whatever a library makes of a file that nobody foresaw: others must be answered
             said = str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
             yield video, number, Window(np.nan, np.nan, error=said)

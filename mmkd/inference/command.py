@@ -23,7 +23,7 @@ from mmkd.inference.answers import Prediction, open_model
 from mmkd.inference.sampling import Sampling, sampling_of
 from mmkd.inference.videos import predict_windows
 from mmkd.inference.windows import check_windows
-from mmkd.media.files import EXTENSIONS, videos_below
+from mmkd.media.files import EXTENSIONS, printable, videos_below
 from mmkd.models import ModelSpec, Recogniser, find_model
 from mmkd.storage import is_remote
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
                 failed.add(video)
             asked.add(video)
     if failed:
-        print(f"failed, wholly or in part: {', '.join(sorted(failed))}", file=sys.stderr)
+        print(f"failed, wholly or in part: {', '.join(map(printable, sorted(failed)))}", file=sys.stderr)
         raise SystemExit(1)
 
 
@@ -102,6 +102,7 @@ def _below(folder: str) -> list[str]:
 
 def _show(video: str, prediction: Prediction | None, error: str, arguments: argparse.Namespace) -> None:
     """One clip: a JSON object a line, or lines for people, errors among them on standard error."""
+    video, error = printable(video), printable(error)
     shown: dict[str, Any] = {"clip": video}
     if prediction is not None:
         shown |= {"start": round(prediction.start, 3), "stop": round(prediction.stop, 3)}

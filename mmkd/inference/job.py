@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,14 @@ from mmkd.models import describe_model, find_model, load_model
 from mmkd.pipeline import cached_dataset, cached_manifest, configure_context
 from mmkd.progress import duration, say
 from mmkd.reader import Block
-from mmkd.resources import Demand, cluster_nodes, shortage
-from mmkd.runs import RunFolder
-from mmkd.storage import is_folder, is_remote, join, list_files, name_of, open_parquet, read_text
+from mmkd.resources import Demand, check_demands, room_for
+from mmkd.runs import RunFolder, differences
+from mmkd.storage import is_file, is_folder, is_remote, join, list_files, name_of, open_parquet, read_text, write_bytes
 
 IDENTITY = {"split", "views", "window", "hop", "top", "probabilities", "features", "per_file", "precision"}
 """Settings that decide what the files hold."""
+OF = "_prediction.json"
+"""Beside the files: what they are of. Readers of Parquet folders pass over names that begin like this."""
 LISTED = 5
 """Errors that are said; errors.jsonl has all of them."""
 
@@ -53,7 +56,10 @@ def predict_all(settings: Settings) -> dict[str, Any]:
         shares, inputs = _work(settings, bulk)
         with RunFolder(_run_folder(settings, bulk.model)) as run:
             kept = settings.predict.model_dump(mode="json", include=IDENTITY)
-            run.claim(settings, {"kind": "prediction", "model": weights, "inputs": inputs, "out": bulk.out, **kept})
+            identity = {"kind": "prediction", "model": weights, "inputs": inputs, "out": bulk.out, **kept}
+            run.claim(settings, identity)
+            _claim_out(bulk.out, identity)
+            Path(bulk.notes).mkdir(exist_ok=True)
             if (result := run.result()) is not None:
                 say(f"prediction {run.path} is finished; delete it, or choose another run.name, to predict again")
                 return result
@@ -76,10 +82,11 @@ def _bulk(settings: Settings) -> tuple[Bulk, str]:
         raise SettingsError(f"predict.features: {folder} has classifiers of its own; nobody knows what they see.")
     about = {"model": weights, **chosen.model_dump(mode="json", include={"views", "window", "hop", "precision"})}
     data = settings.data_folder() if chosen.split else ""
-    out = chosen.out or str(_run_folder(settings, str(folder)) / "predictions")
+    run = _run_folder(settings, str(folder))
+    out = chosen.out or str(run / "predictions")
     out = out if is_remote(out) else str(Path(out).expanduser())
     sampling = sampling_of(model.spec, chosen.views, folder)
-    return Bulk(chosen, str(folder), sampling, out, about, data, settings.data.limit), weights
+    return Bulk(chosen, str(folder), sampling, out, str(run / "reading"), about, data, settings.data.limit), weights
 
 
 def _run_folder(settings: Settings, model: str) -> Path:
@@ -87,6 +94,21 @@ def _run_folder(settings: Settings, model: str) -> Path:
     name = folder.parent.name if folder.name == "best" else folder.name
     of = f"{name_of(settings.data_folder())}-{split}" if split else "videos"
     return settings.home / "runs" / (settings.run.name or f"predict-{name}-{of}")
+
+
+def _claim_out(out: str, identity: dict[str, Any]) -> None:
+    """Note in the folder of the files what they are of, or refuse to add to those of something else."""
+    path = join(out, OF)
+    if is_file(path):
+        changed = [name for name, _, _ in differences(json.loads(read_text(path)), identity)]
+        if changed:
+            raise SettingsError(
+                f"predict.out {out} holds predictions that differ in {', '.join(changed)}; delete them, or choose "
+                "another folder."
+            )
+    elif any(name.startswith("part-") for name in list_files(out)):
+        raise SettingsError(f"predict.out {out} holds files of something else; choose another folder.")
+    write_bytes(path, json.dumps(identity, indent=2).encode())
 
 
 def _work(settings: Settings, bulk: Bulk) -> tuple[list[Share], Any]:
@@ -98,7 +120,7 @@ def _work(settings: Settings, bulk: Bulk) -> tuple[list[Share], Any]:
         said = f"{sum(map(len, shares))} clips of split {chosen.split} of {bulk.data}"
     else:
         videos = list_videos(chosen.videos, chosen.videos_file)
-        inputs = hashlib.sha256("\n".join(videos).encode()).hexdigest()[:16]
+        inputs = hashlib.sha256("\n".join(videos).encode("utf-8", "surrogateescape")).hexdigest()[:16]
         shares, said = shares_of(videos, chosen.per_file), f"{len(videos)} videos"
     say(f"model {bulk.model} on {said}; {len(shares)} files in {bulk.out}")
     return shares, inputs
@@ -179,7 +201,6 @@ def _on_ray(settings: Settings, bulk: Bulk, shares: Sequence[Share]) -> Iterator
     Raises:
         SettingsError: the cluster has no room for the actors.
     """
-    import ray
     from ray.data import ActorPoolStrategy, DataContext
 
     from mmkd.units import read_units
@@ -189,9 +210,9 @@ def _on_ray(settings: Settings, bulk: Bulk, shares: Sequence[Share]) -> Iterator
     chosen = settings.predict
     configure_context(settings)
     DataContext.get_current().execution_no_progress_timeout_s = -1  # a file of long videos takes as long as it takes
-    actors = min(chosen.actors or _room(ray.cluster_resources(), chosen.num_cpus, chosen.num_gpus), len(shares))
-    if problem := shortage([Demand("predict.actors", actors, chosen.num_cpus, chosen.num_gpus)], cluster_nodes()):
-        raise SettingsError(f"{problem}; lower predict.actors, predict.num_cpus or predict.num_gpus.")
+    one = Demand("predict.actors", 1, chosen.num_cpus, chosen.num_gpus)
+    actors = min(chosen.actors or max(1, room_for(one)), len(shares))
+    check_demands(settings, [replace(one, count=actors)])
     dataset = read_units(partial(_as_block, shares), range(len(shares)), readers=1, num_cpus=0)
     done = dataset.map_batches(
         _Stage,
@@ -203,12 +224,6 @@ def _on_ray(settings: Settings, bulk: Bulk, shares: Sequence[Share]) -> Iterator
     )
     for row in done.iter_rows():
         yield {name: int(value) for name, value in row.items()}
-
-
-def _room(resources: dict[str, float], num_cpus: float, num_gpus: float) -> int:
-    """Actors that a cluster has room for."""
-    cpus = resources.get("CPU", 1.0) / num_cpus
-    return max(1, int(min(cpus, resources.get("GPU", 0.0) / num_gpus) if num_gpus else cpus))
 
 
 def _as_block(shares: Sequence[Share], number: int) -> Block:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from mmkd.inference.answers import ACTION, Prediction, joint_heads
+from mmkd.media.files import printable
 from mmkd.models import ModelSpec
 
 
@@ -43,7 +44,7 @@ def schema_of(spec: ModelSpec, probabilities: bool, features: bool, about: Mappi
 def row_of(clip: str, window: int, said: Prediction, top: int, schema: pa.Schema) -> dict[str, Any]:
     """A prediction as a row of that schema; what it lacks is null."""
     times = {name: None if math.isnan(value) else value for name, value in (("start", said.start), ("stop", said.stop))}
-    row: dict[str, Any] = {"clip": clip, "window": window, **times, "error": said.error or None}
+    row: dict[str, Any] = {"clip": printable(clip), "window": window, **times, "error": printable(said.error) or None}
     if not said.error:
         row |= {f"top/{head}": best for head, best in said.top(top).items()}
         row |= {f"probabilities/{head}": p.astype(np.float32) for head, p in said.probabilities.items()}

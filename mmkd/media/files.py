@@ -38,3 +38,8 @@ def videos_below(root: str, below: str = "", above: tuple[str, ...] = ()) -> Ite
 def is_video(name: str) -> bool:
     extension = name.rpartition(".")[2].lower()
     return extension in EXTENSIONS and not any(part.startswith(".") for part in name.split("/"))
+
+
+def printable(name: str) -> str:
+    """A file's name as text that can be printed and written down, where it is not UTF-8."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -8,6 +8,7 @@ on a machine elsewhere: ssh -L 8500:127.0.0.1:8500 THAT-MACHINE.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ def main(argv: Sequence[str]) -> None:
     except (ValueError, OSError, OverflowError, RuntimeError, AssertionError) as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl+C does: uploads are deleted
     with server:
         print(f"{name} is at {server.address} (Ctrl+C ends it)", flush=True)
         try:

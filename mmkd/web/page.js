@@ -3,7 +3,7 @@
 
 const SVG = "http://www.w3.org/2000/svg", CURVES = 4, NAMED = 5;
 const byId = id => document.getElementById(id);
-let model = null, rows = [], chosen = 0, request = null;
+let model = null, rows = [], chosen = 0, whole = false, request = null;
 
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -99,6 +99,8 @@ function show() {
   byId("times").replaceChildren(...(rows.some(each => each.probabilities) ? heads.map(timeline) : []));
   byId("when").textContent = `${seconds(row.start)} to ${seconds(row.stop)}` +
     (rows.length > 1 ? `, window ${chosen + 1} of ${rows.length} (arrow keys, or a click above)` : "");
+  byId("seen").textContent = row.error || (row.frames || []).length ? ""
+    : "The frames are shown of the first windows only.";
   byId("frames").replaceChildren(...(row.frames || []).map((data, i) =>
     make("img", {src: data, alt: `frame ${i + 1} that the model saw`})));
   if (row.error) {
@@ -118,8 +120,8 @@ function show() {
 
 function take(line) {
   if (line.failed) throw new Error(line.failed);
-  if (line.done) return;
-  rows.push(line);
+  if (line.done) whole = true;
+  else rows.push(line);
 }
 
 async function predict(file) {
@@ -127,6 +129,7 @@ async function predict(file) {
   const mine = request = new AbortController();
   rows = [];
   chosen = 0;
+  whole = false;
   show();
   say(`Reading ${file.name} ...`);
   const fields = new URLSearchParams({views: byId("views").value, window: byId("window").value || 0,
@@ -149,6 +152,7 @@ async function predict(file) {
         drawn = performance.now();
       }
     }
+    if (!whole) throw new Error("its server ended before it did");
     const lost = rows.filter(row => row.error).length;
     say(`${file.name}: ${rows.length} ${rows.length === 1 ? "clip" : "windows"}` +
       (lost ? `, ${lost} without an answer` : ""), lost > 0);

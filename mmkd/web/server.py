@@ -38,20 +38,29 @@ LOOPBACK = ("127.0.0.1", "localhost")
 PIECE = 1 << 20
 SHOWN_WINDOWS = 400
 """Whose frames are sent: a browser keeps them."""
-POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "frame-ancestors 'none'"
+)
 
 
 class Server(ThreadingHTTPServer):
     """Serves one model's page at `address`."""
 
-    daemon_threads = True
+    daemon_threads, block_on_close = True, False
 
     def __init__(self, model: Recogniser, name: str, port: int):
+        self.folder = tempfile.TemporaryDirectory(prefix="mmkd-", ignore_cleanup_errors=True)
         super().__init__(("127.0.0.1", port), _Handler)
         self.model, self.name = model, name
         self.busy = threading.Lock()
         self.port = int(self.server_address[1])
         self.address = f"http://127.0.0.1:{self.port}/"
+
+    def server_close(self) -> None:
+        """Stop listening, and delete what was uploaded; answers under way are lost."""
+        super().server_close()
+        self.folder.cleanup()
 
 
 def make_server(model: Recogniser, name: str, port: int = 0) -> Server:
@@ -127,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not 0 < size <= MAX_BYTES:
             self.send_error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE if size else HTTPStatus.LENGTH_REQUIRED)
             return
-        with tempfile.NamedTemporaryFile(prefix="mmkd-") as file:
+        with tempfile.NamedTemporaryFile(dir=self.server.folder.name) as file:
             while size and (piece := self.rfile.read(min(PIECE, size))):
                 file.write(piece)
                 size -= len(piece)
@@ -165,8 +174,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _from_here(self) -> bool:
         """Whether a request is to a loopback address and from the page itself; says so where it is not."""
         host, origin = self.headers["Host"] or "", self.headers["Origin"]
+        own = origin is None or urlsplit(origin).netloc == host
         # Behind `ssh -L` the port that a browser sees may be another one.
-        if urlsplit(f"//{host}").hostname in LOOPBACK and (origin is None or urlsplit(origin).netloc == host):
+        loopback = urlsplit(f"//{host}").hostname in LOOPBACK
+        if loopback and own and self.headers["Sec-Fetch-Site"] not in ("cross-site", "same-site"):
             return True
         self.send_error(HTTPStatus.FORBIDDEN, "this page is for the machine that it runs on")
         return False
