@@ -1,6 +1,6 @@
 """Memory of a distillation at 1, 4 and 16 times the data, and the bytes that each clip puts into the object store.
 
-    python benchmarks/memory.py [--clips 250] [--times 1,4,16] [--out FILE] [--run.home /abs]
+    python benchmarks/memory.py [--clips 125] [--times 1,4,16] [--out FILE] [--run.home /abs]
 
 The same job on Ray with --clips x each number of clips of HOME/data/tabletop, one after the other, two epochs each.
 Peak memory is that of all its processes together (PSS, so that shared memory counts once), looked at twice a second;
@@ -31,7 +31,7 @@ from mmkd.resolve import plan_student, teacher_folders
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=250)
+    parser.add_argument("--clips", type=int, default=125)
     parser.add_argument("--times", default="1,4,16")
     parser.add_argument("--out", help="JSON file to write")
     parser.add_argument("--side", action="store_true", help=argparse.SUPPRESS)
@@ -42,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         one_side(settings)
         return
     jobs.ensure_data(settings)
+    there = cached_dataset(settings.data_folder()).splits[settings.data.train]["clips"]
+    if there < (most := own.clips * max(map(int, own.times.split(",")))):
+        parser.error(f"{settings.data_folder()} has {there} clips to learn on, not {most}; lower --clips or --times")
     found = []
     for times in map(int, own.times.split(",")):
         shutil.rmtree(settings.home / "runs" / settings.run.name, ignore_errors=True)

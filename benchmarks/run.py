@@ -22,8 +22,10 @@ from pathlib import Path
 
 from common import CORES, ROOT, Facts, limit, measured
 
+from mmkd import jobs
 from mmkd.cli import load_settings
 from mmkd.progress import say
+from mmkd.storage import is_file, join
 
 HERE = Path(__file__).parent
 MODEL = ["--model", str(ROOT / "mmkd" / "zoo" / "tabletop" / "rgb")]
@@ -49,7 +51,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     own, rest = parser.parse_known_args(argv)
     if unknown := sorted(set(own.parts.split(",")) - set(PARTS)):
         parser.error(f"--parts {', '.join(unknown)}: there are {', '.join(PARTS)}")
-    folder = own.out or load_settings(rest, job="bench", about="").home / "bench"
+    settings = load_settings(rest, job="bench", about="")
+    if set(own.parts.split(",")) - set(OWN_DATA) and not is_file(join(settings.data_folder(), "dataset.json")):
+        with jobs.session(settings):
+            jobs.ensure_data(settings)
+    folder = own.out or settings.home / "bench"
     folder.mkdir(parents=True, exist_ok=True)
     for part in own.parts.split(","):
         say(f"== {part}: benchmarks/{PARTS[part][0]}")
@@ -58,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         command = [sys.executable, HERE / script, *flags, "--out", folder / f"{part}.json", *more]
         if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
             raise SystemExit(f"{part} failed: {' '.join(map(str, command))}")
-    found = {part: json.loads(path.read_text()) for part in PARTS if (path := folder / f"{part}.json").is_file()}
+    found = {part: json.loads((folder / f"{part}.json").read_text()) for part in own.parts.split(",")}
     facts = {"machine": machine(), "parts": found}
     (folder / "bench.json").write_text(json.dumps(facts, indent=1) + "\n")
     say("\n" + "\n".join(table(found)))

@@ -8,7 +8,7 @@ nothing is decoded, and a clip's frames are a few bytes. A student's share of a 
 batches. So this machine's cores carry what is the pipeline's own, and nothing else.
 
     teachers   the students take no time: the pool should never be idle
-    stragglers the same, and every 16th actor takes twice as long
+    stragglers the same, and about one actor in 16, at random, takes twice as long
     students   four times as many teachers as the students need: the students should never be idle
     ceiling    nobody takes any time: clips and blocks a second, the pipeline's own limit on this machine
     long       a plan of --units units, as of a long run on many workers: seconds until its first block

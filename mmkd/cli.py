@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -39,7 +39,8 @@ OF_JOB = {
 FILES = """
 
 Settings can also come from files: --config FILE.yaml, once or more; a later file counts over an earlier one,
-and flags over files (configs/ has recipes). --dry-run prints what would be done and reserved, and stops."""
+and flags over files (configs/ has recipes). Tables are given as JSON, as --student.options '{"pooling": "shift"}'.
+--dry-run prints what would be done and reserved, and stops."""
 
 
 def main(
@@ -80,6 +81,8 @@ def load_settings(
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         tree = _merge(defaults, _read_yaml(*_take_config(arguments)))
+        for (section, name), table in _take_tables(arguments).items():
+            tree = tree | {section: {**tree.get(section, {}), name: table}}
         base = Settings.model_validate(tree)
         settings = tyro.cli(
             Settings,
@@ -111,6 +114,24 @@ def _take_config(arguments: list[str]) -> list[str]:
             files.append(arguments.pop(at))
         else:
             raise SettingsError("--config needs the path of a YAML file.")
+
+
+def _take_tables(arguments: list[str]) -> dict[tuple[str, str], Any]:
+    """Remove `--section.field {"key": value}`, of fields that are tables, from the arguments; section and field to what
+    was given. What does not begin with a brace is left to tyro, which takes `key value` pairs of some."""
+    found: dict[tuple[str, str], Any] = {}
+    for section, field in Settings.model_fields.items():
+        for name, inner in getattr(field.annotation, "model_fields", {}).items():
+            flag = f"--{section}.{name}"
+            at = arguments.index(flag) if flag in arguments[:-1] else -1
+            if at < 0 or get_origin(inner.annotation) is not dict or not arguments[at + 1].lstrip().startswith("{"):
+                continue
+            _, text = arguments.pop(at), arguments.pop(at)
+            try:
+                found[section, name] = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise SettingsError(f"{flag} {text} is no JSON ({error}); write '{{\"key\": value}}'.") from None
+    return found
 
 
 def _flags(arguments: list[str], short: Mapping[str, str] = SHORT) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkd.config import Settings, SettingsError
-from mmkd.resources import teachers_read, this_machine
+from mmkd.resources import Node, cluster_nodes, grown_nodes, teachers_read, this_machine
 from mmkd.trust import TRUST
 
 
@@ -102,21 +102,22 @@ def show_token(address: str) -> None:
                 os.environ["RAY_AUTH_MODE"] = "token"
 
 
-def available(settings: Settings) -> tuple[str, dict[str, float]]:
-    """Where a job would run, and the CPUs and GPUs there; starts nothing."""
+def available(settings: Settings) -> tuple[str, list[Node]]:
+    """Where a job would run, and what is or can be there; starts nothing."""
     if in_session() or running_cluster():
         with ray_session(settings):
-            import ray
-
-            return "the running cluster", ray.cluster_resources()
-    return "this machine", this_machine(settings)
+            return "the running cluster", grown_nodes()
+    return "this machine", [this_machine(settings)]
 
 
 def automatic_threads(settings: Settings, teachers: int) -> int:
     """Threads per student worker where the settings leave it open: what teachers and a reader leave of the cores of
-    one machine. More threads than free cores are worse than one, as they wait for each other."""
+    one machine; on several, the CPUs that it reserves. More threads than free cores are worse than one, as they wait
+    for each other."""
     if settings.resources.threads:
         return settings.resources.threads
+    if in_session() and len(cluster_nodes()) > 1:
+        return max(1, int(settings.resources.cpus_per_worker))
     actors = sum(pool.actors for pool in settings.teachers.each_pool().values()) if teachers else 0
     busy = settings.resources.workers + actors + (not teachers_read(settings, teachers))
     return max(1, (os.cpu_count() or 1) // busy)

@@ -1,5 +1,6 @@
 """Dry runs: what a job would do and reserve, resolved by the same code as the job itself, without doing it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from mmkd.cluster import available
@@ -11,7 +12,7 @@ from mmkd.pipeline import Work, cached_dataset
 from mmkd.progress import say
 from mmkd.reader import empty_block
 from mmkd.resolve import plan_student, plan_teacher, run_folder, teacher_folders
-from mmkd.resources import check_fits, needs
+from mmkd.resources import Node, check_fits, needs, total
 from mmkd.runs import read_metrics
 from mmkd.storage import is_file, join
 from mmkd.worker import make_network, view_geometry
@@ -231,15 +232,16 @@ def _bank(work: Work, hashes: dict[str, str]) -> tuple[str, str]:
     return "bank", f"{folder}: {answers - missing} of {answers} answers are there; teachers.mode {mode}"
 
 
-def _reserves(settings: Settings, teachers: int, where: str, have: dict[str, float]) -> list[tuple[str, str]]:
+def _reserves(settings: Settings, teachers: int, where: str, have: Sequence[Node]) -> list[tuple[str, str]]:
     if settings.run.local:
         return [("reserves", "nothing: run.local is one process without Ray")]
     lines: list[tuple[str, str]] = []
+    there = total(have)
     for kind, parts in needs(settings, teachers).items():
         asked = {name: amount for name, amount in parts.items() if amount}
-        total, there = sum(asked.values()), have.get(kind, 0)
+        needed = sum(asked.values())
         if asked:
-            fits = "fits" if total <= there else "DOES NOT FIT"
-            text = f"{kind}s: {' + '.join(asked)} = {total:g} of {there:g} on {where}: {fits}"
+            fits = "fits" if needed <= there[kind] else "DOES NOT FIT"
+            text = f"{kind}s: {' + '.join(asked)} = {needed:g} of {there[kind]:g} on {where}: {fits}"
             lines.append(("" if lines else "reserves", text))
     return lines

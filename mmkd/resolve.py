@@ -22,7 +22,12 @@ def teacher_folders(settings: Settings) -> tuple[str, ...]:
     if not settings.loss.distils:
         return ()
     if settings.teachers.folders:
-        return tuple(str(settings.home / "models" / folder) for folder in settings.teachers.folders)
+        from mmkd.models import find_model
+
+        places = (settings.home / "models", settings.home / "runs")
+        if settings.teachers.retrain or settings.teachers.only_in_bank:  # they need not be there
+            return tuple(str(places[0] / folder) for folder in settings.teachers.folders)
+        return tuple(str(find_model(folder, places)) for folder in settings.teachers.folders)
     return tuple(str(SHIPPED / modality) for modality in MODALITIES)
 
 

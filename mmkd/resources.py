@@ -10,6 +10,8 @@ from mmkd.config import Settings, SettingsError
 from mmkd.progress import say
 
 KINDS = ("CPU", "GPU")
+NO_LIMIT = 10**6
+"""Nodes of a group of which an autoscaler may have any number."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,12 @@ class Demand:
 
     def each(self, kind: str) -> float:
         return float(getattr(self, kind) if kind in KINDS else self.custom.get(kind, 0.0))
+
+    def bundles(self) -> list[dict[str, float]]:
+        """What each of the processes reserves, as Ray writes it."""
+        typed = {f"accelerator_type:{self.accelerator_type}": 0.001} if self.accelerator_type else {}
+        one = {"CPU": self.CPU, "GPU": self.GPU, **self.custom, **typed}
+        return [{kind: amount for kind, amount in one.items() if amount}] * self.count
 
     def fits_on(self, node: "Node") -> bool:
         """Whether a node is of the right sort; where its labels are not known, it may be."""
@@ -120,11 +128,11 @@ def _with(demand: Demand) -> str:
     return f" with {demand.where}" if demand.where else ""
 
 
-def check_fits(settings: Settings, teachers: int, have: Mapping[str, float] | None = None) -> None:
+def check_fits(settings: Settings, teachers: int, have: Sequence[Node] | None = None) -> None:
     """Refuse a job that needs more than there is or can be, with the sum; or wait for it where the settings say so.
 
     Args:
-        have: CPUs and GPUs of a machine; None: the cluster that this process has joined is asked.
+        have: nodes; None: the cluster that this process has joined is asked.
 
     Raises:
         SettingsError: the needs exceed them.
@@ -132,12 +140,12 @@ def check_fits(settings: Settings, teachers: int, have: Mapping[str, float] | No
     check_demands(settings, demands(settings, teachers), have)
 
 
-def check_demands(settings: Settings, asked: Sequence[Demand], have: Mapping[str, float] | None = None) -> None:
+def check_demands(settings: Settings, asked: Sequence[Demand], have: Sequence[Node] | None = None) -> None:
     """See :func:`check_fits`."""
     if have is None and settings.resources.wait_for_resources:
         _wait(asked, settings.run.progress_seconds)
         return
-    nodes = cluster_nodes() if have is None else [Node(have)]
+    nodes = cluster_nodes() if have is None else have
     groups = autoscaler_groups() if have is None else []
     if problem := shortage(asked, at_most(nodes, groups)):
         grown = " when it has grown to its most" if groups else ""
@@ -148,15 +156,41 @@ def check_demands(settings: Settings, asked: Sequence[Demand], have: Mapping[str
         say(f"{problem} now; it can grow, and the job waits for that")
 
 
+def grown_nodes() -> list[Node]:
+    """The nodes of the cluster that this process has joined, when it has grown to its most."""
+    return at_most(cluster_nodes(), autoscaler_groups())
+
+
 def room_for(one: Demand) -> int:
     """How many of a demand's processes the cluster has room for when it has grown to its most."""
-    nodes = [node for node in at_most(cluster_nodes(), autoscaler_groups()) if one.fits_on(node)]
     kinds = [(kind, one.each(kind)) for kind in KINDS if one.each(kind)]
+    nodes = [node for node in grown_nodes() if one.fits_on(node)]
     return sum(node.count * int(min(node.resources.get(kind, 0.0) / each for kind, each in kinds)) for node in nodes)
+
+
+def total(nodes: Sequence[Node]) -> dict[str, float]:
+    """CPUs and GPUs of nodes together; of a group without limit those of one node, as nobody knows how many come."""
+    counts = [1 if node.count >= NO_LIMIT else node.count for node in nodes]
+    return {
+        kind: sum(n * node.resources.get(kind, 0.0) for n, node in zip(counts, nodes, strict=True)) for kind in KINDS
+    }
 
 
 def _wait(asked: Sequence[Demand], every: float) -> None:
     """Return when the cluster has the resources, free of other jobs."""
+    from ray.autoscaler.sdk import request_resources
+
+    growing = bool(autoscaler_groups())
+    if growing:  # it grows for what is asked of it, and nothing else is asked before the job starts
+        request_resources(bundles=[bundle for each in asked for bundle in each.bundles()])
+    try:
+        _wait_until_free(asked, every)
+    finally:
+        if growing:
+            request_resources(bundles=[])
+
+
+def _wait_until_free(asked: Sequence[Demand], every: float) -> None:
     import ray
 
     said = 0.0
@@ -199,18 +233,18 @@ def autoscaler_groups() -> list[Node]:
     groups = config.node_group_configs if config is not None else ()
     # -1 is no limit
     return [
-        Node(dict(group.resources), None, group.max_count if group.max_count >= 0 else 10**6)
+        Node(dict(group.resources), None, group.max_count if group.max_count >= 0 else NO_LIMIT)
         for group in groups
         if group.max_count
     ]
 
 
-def this_machine(settings: Settings) -> dict[str, float]:
-    """CPUs and GPUs of a Ray that the job would start itself."""
+def this_machine(settings: Settings) -> Node:
+    """What a Ray that the job would start itself has; its GPUs are taken for those that are asked for."""
     import torch
 
-    resources = settings.resources
-    return {
-        "CPU": float(resources.num_cpus or os.cpu_count() or 1),
-        "GPU": float(resources.num_gpus or torch.cuda.device_count()),
-    }
+    resources, pools = settings.resources, settings.teachers.each_pool().values()
+    gpus = float(resources.num_gpus or torch.cuda.device_count())
+    asked = {resources.accelerator_type, *(pool.accelerator_type for pool in pools)} - {""}
+    typed = {f"accelerator_type:{kind}": 1.0 for kind in asked} if gpus else {}
+    return Node({"CPU": float(resources.num_cpus or os.cpu_count() or 1), "GPU": gpus, **typed})

@@ -30,6 +30,7 @@ FREE_TO_CHANGE = (
     "teachers.labels",
     "teachers.pools",
     "teachers.threads",
+    "teachers.batch_size",
     "teachers.timeout_seconds",
     "teachers.retrain",
     "teachers.mode",

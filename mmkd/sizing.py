@@ -98,8 +98,15 @@ def _on_gpus(costs: Costs, cpus: float, gpus: int, batch_size: int) -> Iterator[
         yield Sizes(workers, 1, actors, readers, share, share if actors else 0.0, rate, limit)
 
 
-def chosen_values(settings: Settings, costs: Costs, sizes: Sizes, cpus: float) -> dict[str, Any]:
-    """Setting to its value, of those that sizes decide."""
+def chosen_values(
+    settings: Settings, costs: Costs, sizes: Sizes, cpus: float, most: float = float("inf")
+) -> dict[str, Any]:
+    """Setting to its value, of those that sizes decide.
+
+    Args:
+        cpus: of the cluster.
+        most: CPUs that one node has, at most.
+    """
     on_gpus = bool(sizes.gpus_per_worker)
     rows = -(-settings.optim.batch_size // sizes.workers)
     room = STORE_SHARE * settings.resources.object_store_mb / max(costs.clip_mb * rows * sizes.workers, 1e-9)
@@ -113,14 +120,15 @@ def chosen_values(settings: Settings, costs: Costs, sizes: Sizes, cpus: float) -
     }
     if on_gpus:
         # A CPU for each worker and reader and half of one for each actor, or less where there are so few.
-        share = round(min(1.0, 0.99 * cpus / (sizes.workers + 0.5 * sizes.actors + 1)), 2)
+        share = round(min(1.0, 0.99 * cpus / (sizes.workers + 0.5 * sizes.actors + 1), 0.99 * most), 2)
         values |= {"resources.gpus_per_worker": sizes.gpus_per_worker, "teachers.num_gpus": sizes.gpus_per_actor}
         values |= {"resources.cpus_per_worker": share, "resources.cpus_per_reader": share}
         values |= {"teachers.num_cpus": share / 2}
     else:
         # All cores are reserved, divided as the processes will use them; a part in a hundred is left for rounding.
-        reading = 0 if sizes.actors else settings.resources.cpus_per_reader * settings.resources.reading_tasks
-        share = round(0.99 * (cpus - reading) / (sizes.workers + sizes.actors), 2)
+        reads = not sizes.actors or settings.resources.reader_labels
+        reading = settings.resources.cpus_per_reader * settings.resources.reading_tasks if reads else 0
+        share = round(min(0.99 * (cpus - reading) / (sizes.workers + sizes.actors), 0.99 * most), 2)
         values |= {"resources.cpus_per_worker": share, "teachers.num_cpus": share if sizes.actors else 0.5}
     if sizes.actors:
         values |= {"teachers.actors": sizes.actors, "teachers.batch_size": costs.teacher_batch}

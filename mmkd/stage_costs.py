@@ -16,6 +16,7 @@ from mmkd.config.changes import apply
 from mmkd.pipeline import TeacherStage, Work, read
 from mmkd.progress import say
 from mmkd.reader import Block
+from mmkd.resources import Demand, check_demands, check_fits, grown_nodes, total
 from mmkd.sizing import Costs, choose, chosen_values, explain
 
 SECONDS = 4.0
@@ -33,7 +34,7 @@ def size_job(work: Work, run: Path, longest: float = SECONDS) -> Work:
         longest: seconds that each figure is measured for.
 
     Raises:
-        SettingsError: its teachers are in several pools.
+        SettingsError: its teachers are in several pools, or what is chosen, or measuring, does not fit the cluster.
     """
     settings, kept = work.settings, run / "resources.yaml"
     if settings.teachers.pools:
@@ -43,14 +44,15 @@ def size_job(work: Work, run: Path, longest: float = SECONDS) -> Work:
         values = {f"{section}.{name}": value for section, fields in sections.items() for name, value in fields.items()}
         say(f"sizes: those of {kept}")
         return replace(work, settings=apply(settings, values))
-    import ray
-
-    have = ray.cluster_resources()
-    cpus, gpus = have.get("CPU", 1.0), have.get("GPU", 0.0)
+    nodes = grown_nodes()
+    cpus, gpus = total(nodes).values()
+    most = max(node.resources.get("CPU", 0.0) for node in nodes)
     say("sizes: measuring what reading, teachers and student cost here (about 30 s)")
     costs = measure(work, gpus, longest)
     sizes = choose(costs, cpus, gpus, settings.optim.batch_size)
-    values = chosen_values(settings, costs, sizes, cpus)
+    values = chosen_values(settings, costs, sizes, cpus, most)
+    sized = apply(settings, values)
+    check_fits(sized, work.live_teachers)
     sections = {"resources": {}, "teachers": {}}
     for name, value in values.items():
         section, _, field = name.partition(".")
@@ -58,7 +60,7 @@ def size_job(work: Work, run: Path, longest: float = SECONDS) -> Work:
     kept.write_text(yaml.safe_dump(sections, sort_keys=False))
     for line in [*explain(costs, sizes, cpus, gpus), f"kept in {kept}, which --config takes"]:
         say(f"sizes: {line}")
-    return replace(work, settings=apply(settings, values))
+    return replace(work, settings=sized)
 
 
 def measure(work: Work, gpus: float, longest: float) -> Costs:
@@ -66,9 +68,11 @@ def measure(work: Work, gpus: float, longest: float) -> Costs:
     is one."""
     import ray
 
-    kind, on_gpu = work.settings.resources.accelerator_type, gpus >= 1
+    on_gpu = gpus >= 1
+    kind = work.settings.resources.accelerator_type if on_gpu else ""
+    check_demands(work.settings, [Demand("measuring for resources.auto", 1, 1.0, float(on_gpu), kind)])
     measured = ray.remote(_costs).options(num_cpus=1, num_gpus=float(on_gpu))
-    if on_gpu and kind:
+    if kind:
         measured = measured.options(accelerator_type=kind)
     return Costs(**ray.get(measured.remote(work, on_gpu, longest)))
 

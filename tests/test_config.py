@@ -1,5 +1,9 @@
 """Settings refuse what cannot be and name the field; what a run saves can be used again."""
 
+import re
+import shlex
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -63,6 +67,36 @@ def test_a_file_is_refused_like_flags(capsys, tmp_path, content, expected):
     (tmp_path / "bad.yaml").write_text(content)
     message = refused(capsys, "--config", str(tmp_path / "bad.yaml"))
     assert expected in message or expected.removesuffix("s") in message
+
+
+def test_tables_are_given_as_json_and_replace_those_of_a_file(capsys, tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("student: {arch: timm/resnet50, options: {dropout: 0.5}}\nresources: {custom: {other: 2}}\n")
+    flags = ("--config", str(file), "--student.options", '{"pooling": "shift"}', "--resources.custom", '{"student": 1}')
+    settings = load(*flags, "--loss.head_weights", '{"verb": 0.5}')
+    assert settings.student.options == {"pooling": "shift"} and settings.student.arch == "timm/resnet50"
+    assert settings.resources.custom == {"student": 1.0} and settings.loss.head_weights == {"verb": 0.5}
+    assert load("--resources.custom", "student", "1").resources.custom == {"student": 1.0}
+    assert "--student.options {pooling: shift} is no JSON" in refused(capsys, "--student.options", "{pooling: shift}")
+    assert "resources.custom" in refused(capsys, "--resources.custom", '{"student": "many"}')
+
+
+def commands():
+    """Each command of a job in README.md and docs/: the page, the script and its arguments."""
+    root = Path(__file__).parents[1]
+    for page in (root / "README.md", *sorted((root / "docs").glob("*.md"))):
+        text = re.sub(r" *\\\n *", " ", page.read_text())
+        for name, arguments in re.findall(r"^ {4}.*?python (?:rayjobs|tuning)/(\w+)\.py(.*)$", text, re.M):
+            yield pytest.param(name, shlex.split(arguments, comments=True), id=f"{page.name} {name}{arguments[:60]}")
+
+
+@pytest.mark.parametrize(("name", "arguments"), commands())
+def test_the_commands_of_the_pages_are_understood(name, arguments, tmp_path, monkeypatch):
+    while "--config" in arguments:  # files of runs that are not here
+        at = arguments.index("--config")
+        del arguments[at : at + 2]
+    job = {"demo": "distill", "sweep": "sweep"}.get(name, name)
+    assert load_settings(arguments, job=job, about="")
 
 
 def test_help_names_every_field_with_its_meaning(capsys):

@@ -210,7 +210,7 @@ def test_impossible_requests_are_refused_up_front(home):
         train_teacher(settings_of(home, "x"))
     with pytest.raises(FileNotFoundError, match=r"dataset\.json"):
         distill(settings_of(home, "x", data={"folder": "nothing"}))
-    with pytest.raises(FileNotFoundError, match="not a model folder"):
+    with pytest.raises(FileNotFoundError, match="nothing is no model folder"):
         distill(settings_of(home, "x", teachers={"folders": ["nothing"]}))
     with pytest.raises(SettingsError, match=r"data\.weigh_share"):
         distill(settings_of(home, "x", data={"weigh_share": 0.0}))

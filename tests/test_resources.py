@@ -2,6 +2,7 @@
 
 import pytest
 
+from mmkd import resources
 from mmkd.cli import load_settings
 from mmkd.config import Settings, SettingsError
 from mmkd.resources import Demand, Node, at_most, check_fits, demands, shortage
@@ -82,7 +83,7 @@ def test_a_cluster_that_can_grow_is_taken_at_its_most():
 
 def test_what_is_refused_says_what_to_do():
     with pytest.raises(SettingsError, match=r"has 1; lower these settings, or give it more \(--wait-for-resources"):
-        check_fits(settings_of(resources={"workers": 2}), 0, {"CPU": 1.0})
+        check_fits(settings_of(resources={"workers": 2}), 0, [Node({"CPU": 1.0})])
 
 
 def test_pools_reserve_what_they_say_and_else_what_the_section_says():
@@ -126,3 +127,36 @@ def test_every_teacher_must_be_in_one_pool():
         settings = settings_of(teachers={"pools": {"one": {"teachers": placed}}})
         with pytest.raises(SettingsError, match="each teacher must be in one pool, and they are rgb, flow"):
             settings.teachers.members(["rgb", "flow"])
+
+
+def test_a_cluster_that_can_grow_is_asked_to_while_a_job_waits_for_it(monkeypatch):
+    asked = []
+    monkeypatch.setattr("ray.autoscaler.sdk.request_resources", lambda bundles: asked.append(bundles))
+    monkeypatch.setattr(resources, "_wait_until_free", lambda *_: asked.append("waited"))
+    settings = settings_of(resources={"workers": 2, "use_gpu": True, "accelerator_type": "L4", "custom": {"a": 1}})
+    for groups in ([Node({"CPU": 4, "GPU": 1}, None, 3)], []):
+        monkeypatch.setattr(resources, "autoscaler_groups", lambda: groups)  # noqa: B023
+        resources._wait(demands(settings, 0), 1.0)
+    worker = {"CPU": 1.0, "GPU": 1.0, "a": 1.0, "accelerator_type:L4": 0.001}
+    assert asked == [[worker, worker, {"CPU": 0.25}], "waited", [], "waited"]
+
+
+def test_the_room_of_a_cluster_is_counted_node_by_node_and_at_its_most(monkeypatch):
+    nodes = [
+        Node({"CPU": 3}),
+        Node({"CPU": 8, "GPU": 2}, None, 2),
+        Node({"CPU": 8, "GPU": 1}, None, resources.NO_LIMIT),
+    ]
+    monkeypatch.setattr(resources, "grown_nodes", lambda: nodes[:2])
+    assert resources.room_for(Demand("x", 1, 2.0)) == 1 + 4 + 4
+    assert resources.room_for(Demand("x", 1, 2.0, 0.5)) == 4 + 4
+    assert resources.total(nodes) == {"CPU": 3 + 16 + 8, "GPU": 4 + 1}
+
+
+def test_a_machine_s_gpus_are_taken_for_those_that_are_asked_for():
+    kinds = {"accelerator_type": "L40S"}
+    settings = settings_of(resources={"use_gpu": True, "num_gpus": 2, "num_cpus": 4} | kinds, teachers=kinds)
+    check_fits(settings, 0, [resources.this_machine(settings)])
+    with pytest.raises(SettingsError, match="needs 1 GPUs"):
+        none = settings_of(resources={"use_gpu": True, "num_cpus": 4} | kinds)
+        check_fits(none, 0, [resources.this_machine(none)])

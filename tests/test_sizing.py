@@ -7,7 +7,7 @@ import pytest
 from mmkd.cli import load_settings
 from mmkd.config import Settings
 from mmkd.config.changes import apply
-from mmkd.resources import check_fits
+from mmkd.resources import Node, check_fits
 from mmkd.sizing import Costs, choose, chosen_values, explain
 
 
@@ -58,9 +58,22 @@ def test_whatever_is_chosen_fits_the_cluster_and_is_a_setting():
         found = costs(read, teach, student, threads=(1, 2))
         sizes = choose(found, cpus, gpus, batch)
         settings = apply(Settings(), chosen_values(Settings(optim={"batch_size": batch}), found, sizes, cpus))
-        check_fits(settings, teachers=bool(teach), have={"CPU": cpus, "GPU": gpus})
+        check_fits(settings, teachers=bool(teach), have=[Node({"CPU": cpus, "GPU": gpus})])
         assert 0 < sizes.rate <= sizes.limit * 1.001
         assert all(explain(found, sizes, cpus, gpus))
+
+
+def test_no_process_reserves_more_than_a_node_has():
+    found = costs(teach=0.001, student=0.1)
+    sizes = choose(found, cpus=64, gpus=0, batch_size=32)
+    settings = apply(Settings(), chosen_values(Settings(), found, sizes, 64, most=8.0))
+    check_fits(settings, teachers=True, have=[Node({"CPU": 8.0}, None, 8)])
+
+
+def test_reading_tasks_that_labels_ask_for_keep_their_cpus():
+    found, own = costs(), Settings(resources={"reader_labels": {"a": "b"}})
+    settings = apply(own, chosen_values(own, found, choose(found, cpus=2, gpus=0, batch_size=32), 2))
+    check_fits(settings, teachers=True, have=[Node({"CPU": 2.0}, {"a": "b"})])
 
 
 def test_large_clips_are_not_fetched_far_ahead():

@@ -1,6 +1,7 @@
 """The ensemble answers for what is there, and teachers that cannot teach are refused by name."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -199,3 +200,15 @@ def test_test_splits_are_answered_in_all_test_views(home):
     soft = one.of_ensemble(weights, "e", 0, "probabilities").logits["noun"]
     mean = np.einsum("ntc,t->nc", softmax(one.averaged()["noun"]), [0.2, 0.3, 0.5])
     assert np.allclose(softmax(soft), mean, atol=1e-6)
+
+
+def test_teachers_are_found_by_the_names_of_their_runs(home):
+    from mmkd.resolve import teacher_folders
+
+    run = home / "runs" / "teacher-flow-small" / "best"
+    shutil.copytree(home / "models" / "flow", run)
+    settings = small_settings(home, teachers={"folders": ["teacher-flow-small", "rgb", str(home / "models" / "boxes")]})
+    assert teacher_folders(settings) == (str(run), str(home / "models" / "rgb"), str(home / "models" / "boxes"))
+    shutil.rmtree(run)
+    with pytest.raises(FileNotFoundError, match="teacher-flow-small is no model folder; looked for"):
+        teacher_folders(settings)

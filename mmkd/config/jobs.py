@@ -81,8 +81,9 @@ class Resources(Section):
 
     auto: bool = False
     """Measure for about 30 s what reading, teachers and student cost on the cluster, and choose workers, actors,
-    readers, threads, prefetch and the teachers' batch by it, instead of taking them from the settings; the choice is
-    kept in RUN/resources.yaml. Also as --resources auto."""
+    readers, threads, prefetch, the teachers' batch, and what each process reserves of CPUs and GPUs by it, instead of
+    taking them from the settings: GPUs are used where there are any. The choice is kept in RUN/resources.yaml. Also as
+    --resources auto."""
     workers: Positive = 1
     """Student workers (Ray Train, DDP)."""
     min_workers: Annotated[int, Field(ge=0)] = 0
@@ -95,7 +96,8 @@ class Resources(Section):
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     """CPUs that a worker reserves."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """Threads per student worker; 0: the machine's cores divided by its workers, teacher actors and a reader."""
+    """Threads per student worker; 0: the machine's cores divided by its workers, teacher actors and a reader, or on a
+    cluster of several nodes cpus_per_worker."""
     accelerator_type: str = ""
     """Kind of accelerator the workers need; empty: any."""
     labels: dict[str, str] = {}

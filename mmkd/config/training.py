@@ -111,7 +111,8 @@ class Teachers(Section):
     """The ensemble that teaches."""
 
     folders: list[str] = []
-    """Model folders; relative ones are under HOME/models; empty: the tabletop teachers shipped with mmkd."""
+    """Model folders or run folders; relative ones are under HOME/models or HOME/runs; empty: the tabletop teachers
+    shipped with mmkd."""
     weighting: Literal["held_out", "uniform", "per_sample"] = "held_out"
     """Softmin of each teacher's cross-entropy, per head: on `weigh` (held_out), or for each clip with its own label
     (per_sample, which lets the label into the target); uniform: 1/K."""

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from mmkd.config import Settings
-from mmkd.resources import check_fits, needs
+from mmkd.resources import Node, check_fits, needs
 from mmkd.sweep.space import SearchSpace
 
 MEASURES = {"accuracy": "max", "ece": "min"}
@@ -102,6 +102,6 @@ def concurrent_trials(settings: Settings, have: Mapping[str, float]) -> int:
         each = trial_resources(settings)
     else:
         each = {kind: sum(parts.values()) for kind, parts in needs(settings, teachers=0).items()}
-    check_fits(settings, 0, have)
+    check_fits(settings, 0, [Node(have)])
     fit = min(int(have.get(kind, 0) / amount + 1e-9) for kind, amount in each.items() if amount)
     return max(1, min(fit, settings.sweep.concurrent or fit))
