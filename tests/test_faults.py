@@ -2,13 +2,12 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -149,6 +148,13 @@ def test_blocks_that_do_not_fit_into_shared_memory_are_spilled(home, cluster, re
     assert all(clips["train", epoch] == list(range(37)) for epoch in (1, 2))
 
 
+def fill(path: Path) -> None:
+    """Make a file that takes all the room of its disk, whatever others write there meanwhile."""
+    with open(path, "wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
 def spilled_bytes(cluster):
     from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
@@ -219,8 +225,7 @@ class TestAlone:
             process = job(alone, alone / "job.yaml")
             run = disk / "job"
             wait_for(lambda: position(run) > 20, 120)
-            free = shutil.disk_usage(disk).free
-            (disk / "filler").write_bytes(bytes(free))
+            fill(disk / "filler")
             _, err = process.communicate(timeout=180)
             assert process.returncode != 0 and "No space left on device" in err, err
             (disk / "filler").unlink()
