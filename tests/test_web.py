@@ -4,7 +4,6 @@ import http.client
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ import mmkd
 from mmkd.teachers import SHIPPED
 from mmkd.web.server import make_server
 from tests.browser import DESK, PHONE, missing_programs, open_browser
+from tests.processes import wait_for
 from tests.small import HEADS
 from tests.test_inference import small_model
 from tests.test_inference_faults import with_damage
@@ -109,16 +109,27 @@ def test_paths_and_sizes_that_are_not_served(server):
     assert "default-src 'none'" in ask(server, "GET", "/")[1]["Content-Security-Policy"]
 
 
-def test_the_command_says_where_it_is_and_ends_on_ctrl_c(folder):
+def test_the_command_says_where_it_is_and_deletes_what_it_was_given_when_it_is_ended(folder, tmp_path):
+    """By SIGTERM: Ctrl+C does the same, but programs that a shell starts in the background do not hear it."""
     command = [sys.executable, "-m", "mmkd", "demo", str(folder / "student"), "--port", "0"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        said = process.stdout.readline()
-        port = int(re.search(r"student is at http://127\.0\.0\.1:(\d+)/", said)[1])
+    own = os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        port = int(re.search(r"student is at http://127\.0\.0\.1:(\d+)/", process.stdout.readline())[1])
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         connection.request("GET", "/model.json")
         assert json.loads(connection.getresponse().read())["heads"] == HEADS
-        process.send_signal(signal.SIGINT)
+        slow = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        slow.putrequest("POST", "/predict")
+        slow.putheader("Content-Length", "1000000")
+        slow.endheaders(b"the beginning of a video")
+        wait_for(lambda: [path for path in tmp_path.glob("mmkd-*/*") if path.is_file()], 30)
+        process.terminate()
         assert process.wait(30) == 0
+        assert list(tmp_path.glob("mmkd-*")) == []
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_a_port_that_is_taken_and_a_model_of_something_else_are_said(server, folder):
