@@ -205,10 +205,10 @@ def test_test_splits_are_answered_in_all_test_views(home):
 def test_teachers_are_found_by_the_names_of_their_runs(home):
     from mmkd.resolve import teacher_folders
 
-    run = home / "runs" / "a-teacher-by-its-run" / "best"
+    run = home / "runs" / "by-its-run" / "best"
     shutil.copytree(home / "models" / "flow", run)
-    settings = small_settings(home, teachers={"folders": ["a-teacher-by-its-run", "rgb", str(home / "models" / "boxes")]})
+    settings = small_settings(home, teachers={"folders": ["by-its-run", "rgb", str(home / "models" / "boxes")]})
     assert teacher_folders(settings) == (str(run), str(home / "models" / "rgb"), str(home / "models" / "boxes"))
     shutil.rmtree(run)
-    with pytest.raises(FileNotFoundError, match="a-teacher-by-its-run is no model folder; looked for"):
+    with pytest.raises(FileNotFoundError, match="by-its-run is no model folder; looked for"):
         teacher_folders(settings)
