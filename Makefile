@@ -17,7 +17,8 @@ demo: setup
 
 # What needs no Ray runs on all cores; Ray shares them out itself.
 test: lint test-fast
-	$(BIN)/pytest -m "(ray or slow) and not faults"
+	$(BIN)/pytest -m "slow and not ray and not faults" -n auto
+	$(BIN)/pytest -m "ray and not faults"
 
 # The inner loop.
 test-fast: setup

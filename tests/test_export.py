@@ -29,6 +29,7 @@ from mmkd.shards import read_manifest
 from tests.small import HEADS, small_settings, write_dataset
 from tests.videos import number_of, write_video
 
+pytestmark = pytest.mark.slow
 TARGETS = ("onnx", "torchscript", "torch-export")
 TEMPERATURES = {"verb": 1.5, "noun": 0.75}
 

@@ -188,6 +188,7 @@ print(*sys.modules)
     assert not ours & {f"mmkd.{name}" for name in ("cli", "jobs", "pipeline", "reader", "shards", "training", "bank")}
 
 
+@pytest.mark.slow
 def test_every_command_works_without_the_extra(home, tmp_path):
     """With clips of a data set, which the base install reads, to calibrate and compare on."""
     small_model(tmp_path / "model")

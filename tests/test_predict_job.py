@@ -162,6 +162,7 @@ def test_a_folder_of_other_predictions_is_not_added_to(home, tmp_path):
         predict_all(settings_of(home, "into-unknown", out=str(tmp_path / "out")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [{}, {"num_gpus": 1.0, "num_cpus": 3}])
 def test_a_video_that_ends_its_process_is_tried_three_times_and_the_others_are_answered(home, threads):
     """Processes that die in the reading of one video, as of a decoder that crashes, until the share is done."""
