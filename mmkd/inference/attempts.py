@@ -58,7 +58,8 @@ class Attempts:
             self.reading.clear()
             self._save()
             raise
-        self.path.unlink(missing_ok=True)
+        for left in self.path.parent.glob(f"{self.path.name}*"):  # also what a process that ended had half written
+            left.unlink(missing_ok=True)
 
     def _save(self) -> None:
         write_json(self.path, {"lost": self.lost, "reading": self.reading})

@@ -22,7 +22,7 @@ from mmkd.inference.answers import Prediction, answers, open_model
 from mmkd.inference.attempts import Attempts
 from mmkd.inference.sampling import Sampling
 from mmkd.inference.table import row_of, schema_of
-from mmkd.inference.windows import Window, video_windows
+from mmkd.inference.windows import Window, reason_of, video_windows
 from mmkd.plan import TEST_VIEW
 from mmkd.reader import REAL, STATUS, read_unit
 from mmkd.shards import Manifest, read_manifest
@@ -152,8 +152,7 @@ class Predictor:
                     yield video, number, window
                     number += 1
         except Exception as error:  # whatever a library makes of a file that nobody foresaw: others must be answered
-            said = str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
-            yield video, number, Window(np.nan, np.nan, error=said)
+            yield video, number, Window(np.nan, np.nan, error=reason_of(error))
 
     def _clips(self, first: int, last: int) -> Iterator[Shown]:
         assert self.data is not None

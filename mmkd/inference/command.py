@@ -22,7 +22,7 @@ from mmkd.config import Settings
 from mmkd.inference.answers import Prediction, open_model
 from mmkd.inference.sampling import Sampling, sampling_of
 from mmkd.inference.videos import predict_windows
-from mmkd.inference.windows import check_windows
+from mmkd.inference.windows import check_windows, reason_of
 from mmkd.media.files import EXTENSIONS, printable, videos_below
 from mmkd.models import ModelSpec, Recogniser, find_model
 from mmkd.storage import is_remote
@@ -71,11 +71,8 @@ def _answered(model: Recogniser, video: str, sampling: Sampling, arguments: argp
             _show(video, prediction, prediction.error, arguments)
     except BrokenPipeError:
         raise
-    except ValueError as error:
-        _show(video, None, str(error), arguments)
-        return False
     except Exception as error:  # whatever a library makes of a file that nobody foresaw: others must be answered
-        _show(video, None, f"{type(error).__name__}: {error}", arguments)
+        _show(video, None, reason_of(error), arguments)
         return False
     return whole
 

@@ -67,6 +67,11 @@ def video_windows(path: StrPath, sampling: Sampling, window: float = 0.0, hop: f
             yield Window(count / rate, stop, error=lost)
 
 
+def reason_of(error: Exception) -> str:
+    """Why a video cannot be answered, for people; an error that nobody foresaw, with its kind."""
+    return str(error) if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: {error}"
+
+
 def check_windows(window: float, hop: float) -> None:
     """Raise ValueError where windows cannot be so long, or so far apart."""
     if not (0 <= window < math.inf and 0 <= hop < math.inf):

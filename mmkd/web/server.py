@@ -23,7 +23,7 @@ import simplejpeg
 
 from mmkd.inference.answers import Prediction, answer
 from mmkd.inference.sampling import Frames, sampling_of
-from mmkd.inference.windows import video_windows
+from mmkd.inference.windows import reason_of, video_windows
 from mmkd.models import Recogniser
 
 HERE = Path(__file__).parent
@@ -156,9 +156,7 @@ class _Handler(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):  # the page was closed
             return
         except Exception as error:  # whatever a library makes of a file that nobody foresaw
-            known = isinstance(error, (ValueError, OSError))
-            said = str(error) if known else f"{type(error).__name__}: {error}"
-            self._line({"failed": said.replace(Path(path).name, "the video")})
+            self._line({"failed": reason_of(error).replace(Path(path).name, "the video")})
 
     def _facts(self) -> dict[str, Any]:
         spec = self.server.model.spec
