@@ -118,6 +118,8 @@ def automatic_threads(settings: Settings, teachers: int) -> int:
         return settings.resources.threads
     if in_session() and len(cluster_nodes()) > 1:
         return max(1, int(settings.resources.cpus_per_worker))
-    actors = sum(pool.actors for pool in settings.teachers.each_pool().values()) if teachers else 0
-    busy = settings.resources.workers + actors + (not teachers_read(settings, teachers))
+    busy = settings.resources.workers
+    if not settings.resources.inline:
+        busy += sum(pool.actors for pool in settings.teachers.each_pool().values()) if teachers else 0
+        busy += not teachers_read(settings, teachers)
     return max(1, (os.cpu_count() or 1) // busy)

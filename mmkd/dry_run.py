@@ -167,6 +167,8 @@ def _views(work: Work) -> list[tuple[str, str]]:
         lines.append(
             ("", f"{modality:<6}{list(main.shape)} {main.dtype}, {size / 1e6:.1f} MB a worker's share of a step")
         )
+    if settings.resources.inline:
+        return lines
     ahead = settings.resources.prefetch * settings.resources.workers + settings.resources.reading_tasks + 2
     lines.append(("", f"about {total * ahead / 1e6:.0f} MB under way in shared memory, of resources.object_store_mb "
                       f"{settings.resources.object_store_mb}"))  # fmt: skip

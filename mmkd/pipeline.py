@@ -8,7 +8,7 @@ workers, worker r is given blocks r, r + n, ... which are the plan's units for i
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -151,10 +151,11 @@ class TeacherStage:
     """Teachers on the blocks of the phases that they take part in, as far as no bank answered; the others pass.
 
     Args:
-        pool: name of the pool whose teachers are asked; None: all are.
+        pool: name of the pool whose teachers are asked; None: all are, in the process of the student.
+        watched: whether an answer that takes too long ends this process.
     """
 
-    def __init__(self, work: Work, pool: str | None = None):
+    def __init__(self, work: Work, pool: str | None = None, watched: bool = True):
         heads = cached_dataset(work.data_folder).heads
         self.plan, self.run_folder = work.plan, work.run_folder
         loss, teachers = work.settings.loss, work.settings.teachers
@@ -176,8 +177,7 @@ class TeacherStage:
         )
         self.pool = pool or "teachers"
         self.ensemble.observe = TeacherMetrics(Path(work.run_folder).name, self.pool)
-        # In this process a debugger may stop where it likes.
-        self.watchdog = Watchdog(teachers.timeout_seconds if pool else 0, Path(work.run_folder) / HANGS)
+        self.watchdog = Watchdog(teachers.timeout_seconds if watched else 0, Path(work.run_folder) / HANGS)
 
     def __call__(self, block: Block) -> Block:
         step = int(block["step"][0])
@@ -223,11 +223,26 @@ def make_ensemble(
     )
 
 
-def blocks_in_process(work: Work, start: int) -> Any:
-    """The same blocks for one worker, in this process: what Ray Data has to agree with."""
-    stage = TeacherStage(work) if work.live_teachers else None
-    for unit in range(start, work.plan.num_steps):
-        block = read(work, 1, unit)
+def blocks_in_process(work: Work, start: int, watched: bool = False) -> Iterator[Block]:
+    """The same blocks for this worker, in its process: what Ray Data has to agree with.
+
+    Args:
+        watched: whether a teacher that hangs ends the process; where none is started anew a debugger may stop.
+    """
+    import cv2
+    import torch
+
+    from mmkd.workers import rank, world_size
+
+    threads, settings = torch.get_num_threads(), work.settings
+    cv2.setNumThreads(threads)
+    # The teachers have what the student has.
+    own = {"threads": threads, "num_gpus": max(settings.teachers.num_gpus, float(settings.resources.use_gpu))}
+    teachers = settings.teachers.model_copy(update=own)
+    beside = replace(work, settings=settings.model_copy(update={"teachers": teachers}))
+    stage = TeacherStage(beside, watched=watched) if work.live_teachers else None
+    for step in range(start, work.plan.num_steps):
+        block = read(work, world_size(), step * world_size() + rank())
         yield stage(block) if stage else block
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mmkd.config import JobError, Resources, Settings
-from mmkd.pipeline import Work, build_dataset, configure_context, leave_failure
+from mmkd.pipeline import Work, blocks_in_process, build_dataset, configure_context, leave_failure
 from mmkd.reader import Block
 from mmkd.telemetry.profile import save_timeline
 from mmkd.watchdog import HANGS
@@ -43,7 +43,7 @@ def train_on_ray(work: Work, run: Path, facts: dict[str, Any], threads: int, in_
             callbacks=_tell_tune() if in_trial else None,
             failure_config=ray.train.FailureConfig(max_failures=work.settings.run.max_restarts),
         ),
-        datasets={"plan": _placeholder},
+        datasets=None if work.settings.resources.inline else {"plan": _placeholder},
         dataset_config=_plan_config(work, run),
     )
     try:
@@ -135,6 +135,8 @@ def _worker(config: dict[str, Any]) -> None:
         return prepare_model(model, parallel_strategy_kwargs={"find_unused_parameters": unused})
 
     def blocks(position: int) -> Iterable[Block]:
+        if work.settings.resources.inline:
+            return blocks_in_process(work, position, watched=True)
         shard = ray.train.get_dataset_shard("plan")
         prefetch = work.settings.resources.prefetch
         return shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=prefetch)

@@ -71,6 +71,8 @@ def demands(settings: Settings, teachers: int) -> list[Demand]:
     gpus = resources.gpus_per_worker if resources.use_gpu else 0.0
     where = (resources.accelerator_type, resources.labels, resources.custom)
     found = [Demand(name, workers, resources.cpus_per_worker, gpus, *where)]
+    if resources.inline:
+        return found
     for pool, own in settings.teachers.each_pool().items() if teachers else ():
         what = f"teachers.pools.{pool}" if settings.teachers.pools else "teachers.actors"
         found.append(Demand(what, own.actors, own.num_cpus, own.num_gpus, own.accelerator_type, own.labels))
@@ -80,7 +82,7 @@ def demands(settings: Settings, teachers: int) -> list[Demand]:
 
 
 def teachers_read(settings: Settings, teachers: int) -> bool:
-    """Whether the actors of the first pool read for themselves; `teachers`: number of live ones."""
+    """Whether the actors of the first pool, if there are any, read for themselves; `teachers`: number of live ones."""
     resources, pools = settings.resources, settings.teachers.each_pool()
     alone = not resources.readers and not resources.reader_labels
     return alone and teachers > 0 and not next(iter(pools.values())).num_gpus

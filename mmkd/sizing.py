@@ -8,6 +8,9 @@ from mmkd.config import Settings
 
 NEAR = 0.97
 """A choice is as good as the best one where it is predicted to be this share as fast; fewer processes start sooner."""
+TURNS = 1.1
+"""What a clip costs where processes outnumber cores and take turns, over what it costs where each has a core
+(docs/performance.md)."""
 LEAST_ROWS = 8
 """Of a worker's share of a batch, which batch norm is taken over."""
 STORE_SHARE = 0.25
@@ -54,16 +57,22 @@ class Sizes:
     gpus_per_actor: float
     rate: float
     limit: float
+    inline: bool = False
 
 
-def choose(costs: Costs, cpus: float, gpus: float, batch_size: int) -> Sizes:
+def choose(costs: Costs, cpus: float, gpus: float, batch_size: int, may_inline: bool = True) -> Sizes:
     """The fewest processes that are about as fast as any number of them.
 
     Args:
         cpus, gpus: of the cluster, or of what may be used of it.
         batch_size: clips in a global batch.
+        may_inline: whether workers may read and ask the teachers themselves.
     """
-    found = list(_on_gpus(costs, cpus, int(gpus), batch_size) if gpus >= 1 else _on_cpus(costs, int(cpus), batch_size))
+    if gpus >= 1:
+        found = list(_on_gpus(costs, cpus, int(gpus), batch_size))
+    else:
+        found = list(_on_cpus(costs, int(cpus), batch_size))
+        found += _inline(costs, int(cpus), batch_size) if may_inline else []
     best = max(each.rate for each in found)
     near = [each for each in found if each.rate >= NEAR * best]
     return min(near, key=lambda each: (each.workers + each.actors, each.workers, each.threads))
@@ -79,8 +88,16 @@ def _on_cpus(costs: Costs, cores: int, batch_size: int) -> Iterator[Sizes]:
             limit = cores / (costs.read + costs.teach + threads * step)
             for actors in range(1, cores + 1) if costs.teachers else (0,):
                 front = actors / (costs.read + costs.teach) if actors else cores / costs.read
-                rate = min(front, workers / step, limit)
+                outnumbered = workers * threads + (actors or 1) > cores
+                rate = min(front, workers / step, limit / TURNS if outnumbered else limit)
                 yield Sizes(workers, threads, actors, 0, 0.0, 0.0, rate, limit)
+
+
+def _inline(costs: Costs, cores: int, batch_size: int) -> Iterator[Sizes]:
+    """Workers of one thread that read and ask the teachers themselves, so that no core waits for another."""
+    each = costs.read + costs.teach + costs.student[1]
+    for workers in range(1, min(max(cores, 1), max(1, batch_size // LEAST_ROWS)) + 1):
+        yield Sizes(workers, 1, 0, 0, 0.0, 0.0, workers / each, max(cores, 1) / each, inline=True)
 
 
 def _on_gpus(costs: Costs, cpus: float, gpus: int, batch_size: int) -> Iterator[Sizes]:
@@ -111,6 +128,7 @@ def chosen_values(
     rows = -(-settings.optim.batch_size // sizes.workers)
     room = STORE_SHARE * settings.resources.object_store_mb / max(costs.clip_mb * rows * sizes.workers, 1e-9)
     values: dict[str, Any] = {
+        "resources.inline": sizes.inline,
         "resources.workers": sizes.workers,
         "resources.threads": sizes.threads,
         "resources.readers": sizes.readers,
@@ -126,12 +144,14 @@ def chosen_values(
         values |= {"teachers.num_cpus": share / 2}
     else:
         # All cores are reserved, divided as the processes will use them; a part in a hundred is left for rounding.
-        reads = not sizes.actors or settings.resources.reader_labels
+        reads = not sizes.inline and (not sizes.actors or settings.resources.reader_labels)
         reading = settings.resources.cpus_per_reader * settings.resources.reading_tasks if reads else 0
         share = round(min(0.99 * (cpus - reading) / (sizes.workers + sizes.actors), 0.99 * most), 2)
         values |= {"resources.cpus_per_worker": share, "teachers.num_cpus": share if sizes.actors else 0.5}
     if sizes.actors:
-        values |= {"teachers.actors": sizes.actors, "teachers.batch_size": costs.teacher_batch}
+        values["teachers.actors"] = sizes.actors
+    if costs.teachers:
+        values["teachers.batch_size"] = costs.teacher_batch
     return values
 
 
@@ -143,9 +163,11 @@ def explain(costs: Costs, sizes: Sizes, cpus: float, gpus: float) -> list[str]:
     student = f"student {1000 * costs.student[sizes.threads]:.1f} with {sizes.threads} thread(s)"
     have = f"{gpus:g} GPU(s) and {cpus:g} CPUs" if on_gpus else f"{cpus:g} CPUs"
     reads = f", {sizes.readers} reading tasks" if sizes.readers else ", which read for themselves" * bool(sizes.actors)
-    actors = f"{sizes.actors} teacher actor(s){reads}" if sizes.actors else f"reading tasks{reads}"
+    actors = f"{sizes.actors} teacher actor(s){reads}; " if sizes.actors else f"reading tasks{reads}; "
+    inline = " which read" + " and ask the teachers" * bool(costs.teachers) + " themselves"
+    processes = f"{'' if sizes.inline else actors}{sizes.workers} student worker(s){inline * sizes.inline}"
     return [
         f"measured, ms a clip on one {of}: reading {1000 * costs.read:.1f} (a core){taught}, {student}",
-        f"chosen for {have}: {actors}; {sizes.workers} student worker(s). That should reach {sizes.rate:.0f} clips/s; "
-        f"the sum of the stages allows {sizes.limit:.0f}",
+        f"chosen for {have}: {processes}. That should reach {sizes.rate:.0f} clips/s; the sum of the stages allows "
+        f"{sizes.limit:.0f}",
     ]

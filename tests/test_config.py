@@ -48,6 +48,8 @@ def test_saved_settings_can_be_used_again(tmp_path):
         (("--views.scale", "1.5", "1.2"), "views.scale"),
         (("--loss.distill_weight", "0"), "nothing to learn"),
         (("--config", "nowhere.yaml"), "nowhere.yaml"),
+        (("--resources.inline", "--resources.readers", "2"), "resources.readers"),
+        (("--resources.inline", "--teachers.pools", '{"all": {"teachers": ["rgb"]}}'), "teachers.pools"),
     ],
 )
 def test_what_cannot_be_is_refused_and_named(capsys, arguments, expected):

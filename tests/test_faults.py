@@ -58,8 +58,9 @@ def test_killed_reading_tasks(home, cluster):
     assert len(killed) == 3
 
 
-def test_a_killed_worker_of_two_inside_an_epoch(home, cluster):
-    settings = settings_of(home, "worker", resources={"workers": 2})
+@pytest.mark.parametrize("inline", [False, True])
+def test_a_killed_worker_of_two_inside_an_epoch(home, cluster, inline):
+    settings = settings_of(home, f"worker-{inline}", resources={"workers": 2, "inline": inline, "readers": 0})
     seconds, run = disturbed(settings, lambda run: kill(read_lines(run / "trace-1.jsonl")[-1]["process"]))
     assert_exact(run)
     assert seconds < 90
@@ -90,8 +91,11 @@ def test_elastic_training_goes_on_with_fewer_workers(home, cluster, add_node):
     assert len(last) == 2 and min(last) < max(last)  # one of them was alone in the end
 
 
-def test_a_teacher_that_hangs_once(home, cluster, faults):
-    settings = settings_of(home, "hang-once", teachers={"timeout_seconds": 3.0})
+@pytest.mark.parametrize("inline", [False, True])
+def test_a_teacher_that_hangs_once(home, cluster, faults, inline):
+    """In an actor, or in the worker itself."""
+    resources = {"inline": inline, "readers": 0}
+    settings = settings_of(home, f"hang-{inline}", teachers={"timeout_seconds": 3.0}, resources=resources)
     _, run = disturbed(settings, lambda run: (faults / "hang_once").touch())
     assert_exact(run)
     assert len(read_lines(run / "hangs.jsonl")) == 1

@@ -57,9 +57,10 @@ def local(home):
     return home / "runs" / "oracle"
 
 
-def test_one_worker_gives_the_losses_and_the_model_of_the_local_run(home, local):
-    distill(settings_of(home, "one"))
-    run = home / "runs" / "one"
+@pytest.mark.parametrize("inline", [False, True])
+def test_one_worker_gives_the_losses_and_the_model_of_the_local_run(home, local, inline):
+    distill(settings_of(home, f"one-{inline}", resources={"inline": inline}))
+    run = home / "runs" / f"one-{inline}"
     rows = [[row for row in read_metrics(path) if row["kind"] == "train"] for path in (run, local)]
     assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]]
     assert [row["loss"] for row in rows[0]] == pytest.approx([row["loss"] for row in rows[1]], rel=1e-5)
@@ -67,9 +68,11 @@ def test_one_worker_gives_the_losses_and_the_model_of_the_local_run(home, local)
     assert load_model(run / "best").spec.heads == load_model(local / "best").spec.heads
 
 
-def test_three_workers_see_the_same_clips_in_each_step(home, local):
-    distill(settings_of(home, "three-workers", resources={"workers": 3}, teachers={"actors": 2, "num_gpus": 0.5}))
-    run = home / "runs" / "three-workers"
+@pytest.mark.parametrize("inline", [False, True])
+def test_three_workers_see_the_same_clips_in_each_step(home, local, inline):
+    resources = {"workers": 3, "inline": inline}
+    distill(settings_of(home, f"three-{inline}", resources=resources, teachers={"actors": 2, "num_gpus": 0.5}))
+    run = home / "runs" / f"three-{inline}"
     assert len(list(run.glob("trace-*.jsonl"))) == 3
     assert clips_by_step(run) == clips_by_step(local)
     first = [next(row["loss"] for row in read_metrics(path) if row["kind"] == "train") for path in (run, local)]

@@ -23,18 +23,26 @@ def test_as_few_processes_as_carry_the_load_of_two_cores():
 
 
 def test_a_student_that_costs_more_than_the_teachers_is_given_more_workers():
-    sizes = choose(costs(student=0.03), cpus=2, gpus=0, batch_size=32)
-    assert (sizes.workers, sizes.actors) == (2, 1)
-    assert choose(costs(student=0.03), cpus=2, gpus=0, batch_size=8).workers == 1  # a share is not below 8 rows
+    sizes = choose(costs(student=0.04), cpus=4, gpus=0, batch_size=32, may_inline=False)
+    assert (sizes.workers, sizes.actors) == (3, 1)
+    assert choose(costs(student=0.04), cpus=4, gpus=0, batch_size=8).workers == 1  # a share is not below 8 rows
 
 
 def test_teachers_that_cost_more_than_the_student_are_given_more_actors():
-    sizes = choose(costs(teach=0.04), cpus=2, gpus=0, batch_size=32)
-    assert (sizes.workers, sizes.actors) == (1, 2)
+    sizes = choose(costs(teach=0.034), cpus=4, gpus=0, batch_size=32)
+    assert (sizes.workers, sizes.actors, sizes.inline) == (1, 3, False)
+
+
+def test_workers_ask_the_teachers_themselves_where_processes_would_outnumber_cores():
+    sizes = choose(costs(student=0.008), cpus=2, gpus=0, batch_size=32)
+    assert (sizes.workers, sizes.threads, sizes.actors, sizes.inline) == (2, 1, 0, True)
+    assert "2 student worker(s) which read and ask the teachers themselves" in explain(costs(), sizes, 2, 0)[1]
+    apart = choose(costs(student=0.008), cpus=2, gpus=0, batch_size=32, may_inline=False)
+    assert (apart.actors, apart.inline) == (2, False) and apart.rate < sizes.rate
 
 
 def test_one_worker_of_two_threads_is_chosen_where_threads_are_as_good_as_workers():
-    sizes = choose(costs(teach=0, threads=(1, 2)), cpus=2, gpus=0, batch_size=32)
+    sizes = choose(costs(teach=0, threads=(1, 2)), cpus=2, gpus=0, batch_size=32, may_inline=False)
     assert (sizes.workers, sizes.threads, sizes.actors) == (1, 2, 0)
 
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import yaml
+from pydantic import model_validator
 
 from mmkd.config.base import MODALITIES, JobError, Modality, Section, SettingsError, StoppedError
 from mmkd.config.evaluate import Evaluate
@@ -56,6 +57,12 @@ class Settings(Section):
     evaluate: Evaluate = Evaluate()
     study: Study = Study()
     predict: Predict = Predict()
+
+    @model_validator(mode="after")
+    def _inline(self) -> "Settings":
+        if self.resources.inline and self.teachers.pools:
+            raise ValueError("resources.inline has one process ask all teachers; it does not go with teachers.pools")
+        return self
 
     @property
     def home(self) -> Path:

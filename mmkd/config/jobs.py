@@ -84,6 +84,10 @@ class Resources(Section):
     readers, threads, prefetch, the teachers' batch, and what each process reserves of CPUs and GPUs by it, instead of
     taking them from the settings: GPUs are used where there are any. The choice is kept in RUN/resources.yaml. Also as
     --resources auto."""
+    inline: bool = False
+    """Each student worker reads its clips and asks the teachers itself, in its own process, and there are no teacher
+    actors and no reading tasks. Fastest where there are hardly more cores than workers and no GPU; else data and
+    teachers keep the student waiting."""
     workers: Positive = 1
     """Student workers (Ray Train, DDP)."""
     min_workers: Annotated[int, Field(ge=0)] = 0
@@ -140,6 +144,10 @@ class Resources(Section):
             raise ValueError(
                 f"resources.gpus_per_worker {self.gpus_per_worker:g} would put two workers on one GPU, which NCCL "
                 "refuses; it goes with resources.workers 1"
+            )
+        if self.inline and (self.readers or self.reader_labels):
+            raise ValueError(
+                "resources.inline has the workers read; it does not go with resources.readers or .reader_labels"
             )
         if self.min_workers and self.labels:
             raise ValueError(
