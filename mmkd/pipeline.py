@@ -184,7 +184,8 @@ class TeacherStage:
         if self.plan.step(step).phase == "val":
             return block
         try:
-            with self.watchdog.over(f"the answer of teacher pool {self.pool} to step {step} of the plan"):
+            share = f"step {step} of the plan, worker {int(block['rank'][0])}"
+            with self.watchdog.over(f"the answer of teacher pool {self.pool} to {share}"):
                 return self.ensemble(block)
         except (FloatingPointError, TimeoutError) as error:
             leave_failure(self.run_folder, error)
@@ -227,7 +228,8 @@ def blocks_in_process(work: Work, start: int, watched: bool = False) -> Iterator
     """The same blocks for this worker, in its process: what Ray Data has to agree with.
 
     Args:
-        watched: whether a teacher that hangs ends the process; where none is started anew a debugger may stop.
+        watched: whether reading or a teacher that hangs ends the process; where none is started anew a debugger may
+            stop.
     """
     import cv2
     import torch
@@ -236,13 +238,17 @@ def blocks_in_process(work: Work, start: int, watched: bool = False) -> Iterator
 
     threads, settings = torch.get_num_threads(), work.settings
     cv2.setNumThreads(threads)
-    # The teachers have what the student has.
-    own = {"threads": threads, "num_gpus": max(settings.teachers.num_gpus, float(settings.resources.use_gpu))}
-    teachers = settings.teachers.model_copy(update=own)
+    teachers = settings.teachers.model_copy(update={"threads": threads})  # of the process, which are the student's
     beside = replace(work, settings=settings.model_copy(update={"teachers": teachers}))
     stage = TeacherStage(beside, watched=watched) if work.live_teachers else None
+    watchdog = Watchdog(settings.resources.no_progress_seconds if watched else 0, Path(work.run_folder) / HANGS)
     for step in range(start, work.plan.num_steps):
-        block = read(work, world_size(), step * world_size() + rank())
+        try:
+            with watchdog.over(f"the reading of step {step} of the plan, worker {rank()}"):
+                block = read(work, world_size(), step * world_size() + rank())
+        except TimeoutError as error:
+            leave_failure(work.run_folder, error)
+            raise
         yield stage(block) if stage else block
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from mmkd.config import JobError, Resources, Settings
 from mmkd.pipeline import Work, blocks_in_process, build_dataset, configure_context, leave_failure
 from mmkd.reader import Block
+from mmkd.runs import read_lines
 from mmkd.telemetry.profile import save_timeline
 from mmkd.watchdog import HANGS
 from mmkd.worker import run_worker, start_position
@@ -51,7 +52,7 @@ def train_on_ray(work: Work, run: Path, facts: dict[str, Any], threads: int, in_
         if work.settings.run.profile:
             save_timeline(run / "profile")
     except ray.train.TrainingFailedError as error:
-        raise JobError(_last_words(error, work.settings)) from error
+        raise JobError(_last_words(error, work.settings, run)) from error
     except (ray.exceptions.RayActorError, ray.exceptions.RaySystemError) as error:
         raise JobError(
             f"the Ray cluster went away under the run: {_last_line(str(error))} When it is back, the same command goes "
@@ -62,12 +63,14 @@ def train_on_ray(work: Work, run: Path, facts: dict[str, Any], threads: int, in_
             raise ValueError(json.loads(failure.read_text())["error"])
 
 
-def _last_words(error: Exception, settings: Settings) -> str:
-    """Why the workers died for the last time: the last line of what one of them said."""
+def _last_words(error: Exception, settings: Settings, run: Path) -> str:
+    """Why the workers died for the last time: the last line of what one of them said, and what hung at last."""
+    hung = read_lines(run / HANGS)
     failures = [str(each) for each in getattr(error, "worker_failures", {}).values()] or [str(error)]
     return (
         f"the workers died {settings.run.max_restarts + 1} times (run.max_restarts), the last time of: "
-        f"{_last_line(failures[0])} --run.ray_logs shows more; the same command goes on from the last checkpoint."
+        f"{_last_line(failures[0])}{f' What hung last: {hung[-1]}.' if hung else ''} --run.ray_logs shows more; the "
+        "same command goes on from the last checkpoint."
     )
 
 

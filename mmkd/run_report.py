@@ -61,7 +61,9 @@ def facts(settings: Settings, results: dict[str, dict[str, Any]]) -> list[tuple[
         )
     actors = sum(pool.actors for pool in settings.teachers.each_pool().values())
     reading = f", {resources.reading_tasks} readers at a time" * (not teachers_read(settings, teachers=1))
-    others = ", which read and ask the teachers" if resources.inline else f", {actors} teacher actor(s){reading}"
+    others = (
+        ", which read, and ask teachers, themselves" if resources.inline else f", {actors} teacher actor(s){reading}"
+    )
     on_ray = f"Ray: {resources.workers} student worker(s){others}"
     rows.append(("processes", "one process" if settings.run.local else on_ray))
     rows.append(data_facts(settings)[1])

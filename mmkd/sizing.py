@@ -11,6 +11,8 @@ NEAR = 0.97
 TURNS = 1.1
 """What a clip costs where processes outnumber cores and take turns, over what it costs where each has a core
 (docs/performance.md)."""
+EXCHANGE = 0.95
+"""Share of the time that workers do not wait for each other's gradients, where there are several (the same page)."""
 LEAST_ROWS = 8
 """Of a worker's share of a batch, which batch norm is taken over."""
 STORE_SHARE = 0.25
@@ -89,7 +91,7 @@ def _on_cpus(costs: Costs, cores: int, batch_size: int) -> Iterator[Sizes]:
             for actors in range(1, cores + 1) if costs.teachers else (0,):
                 front = actors / (costs.read + costs.teach) if actors else cores / costs.read
                 outnumbered = workers * threads + (actors or 1) > cores
-                rate = min(front, workers / step, limit / TURNS if outnumbered else limit)
+                rate = min(front, _together(workers) / step, limit / TURNS if outnumbered else limit)
                 yield Sizes(workers, threads, actors, 0, 0.0, 0.0, rate, limit)
 
 
@@ -97,7 +99,12 @@ def _inline(costs: Costs, cores: int, batch_size: int) -> Iterator[Sizes]:
     """Workers of one thread that read and ask the teachers themselves, so that no core waits for another."""
     each = costs.read + costs.teach + costs.student[1]
     for workers in range(1, min(max(cores, 1), max(1, batch_size // LEAST_ROWS)) + 1):
-        yield Sizes(workers, 1, 0, 0, 0.0, 0.0, workers / each, max(cores, 1) / each, inline=True)
+        yield Sizes(workers, 1, 0, 0, 0.0, 0.0, _together(workers) / each, max(cores, 1) / each, inline=True)
+
+
+def _together(workers: int) -> float:
+    """How many workers that never wait for each other do as much."""
+    return workers * EXCHANGE if workers > 1 else workers
 
 
 def _on_gpus(costs: Costs, cpus: float, gpus: int, batch_size: int) -> Iterator[Sizes]:
@@ -147,6 +154,7 @@ def chosen_values(
         reads = not sizes.inline and (not sizes.actors or settings.resources.reader_labels)
         reading = settings.resources.cpus_per_reader * settings.resources.reading_tasks if reads else 0
         share = round(min(0.99 * (cpus - reading) / (sizes.workers + sizes.actors), 0.99 * most), 2)
+        share = min(share, 0.99) if sizes.inline else share
         values |= {"resources.cpus_per_worker": share, "teachers.num_cpus": share if sizes.actors else 0.5}
     if sizes.actors:
         values["teachers.actors"] = sizes.actors

@@ -49,7 +49,8 @@ def size_job(work: Work, run: Path, longest: float = SECONDS) -> Work:
     most = max(node.resources.get("CPU", 0.0) for node in nodes)
     say("sizes: measuring what reading, teachers and student cost here (about 30 s)")
     costs = measure(work, gpus, longest)
-    may_inline = not (settings.resources.readers or settings.resources.reader_labels)
+    resources = settings.resources
+    may_inline = not (settings.apart() or resources.labels or resources.custom or resources.accelerator_type)
     sizes = choose(costs, cpus, gpus, settings.optim.batch_size, may_inline)
     values = chosen_values(settings, costs, sizes, cpus, most)
     sized = apply(settings, values)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from mmkd.competence import Competence
 from mmkd.config import SettingsError
 from mmkd.jobs import distill, train_teacher
 from mmkd.models import load_model
+from mmkd.pipeline import blocks_in_process
 from mmkd.report.predictions import Predictions
+from mmkd.resolve import plan_student, teacher_folders
 from mmkd.runs import RunFolder, Tail, read_lines, read_metrics
 from tests.processes import seen
 from tests.small import small_settings, write_dataset, write_teachers
@@ -54,6 +57,18 @@ def test_a_run_leaves_settings_metrics_checkpoints_model_and_report(finished, ho
     said = Competence(**competence).lines()
     assert [line.split()[0] for line in said[1:4]] == ["rgb", "flow", "boxes"]
     assert f"{100 * competence['accuracy']['verb'][1]:.1f} %" in said[2]
+
+
+def test_a_worker_whose_reading_hung_three_times_says_so(home, tmp_path):
+    settings = settings_of(home, "reading-hangs", resources={"inline": True})
+    work, _ = plan_student(settings, teacher_folders(settings))
+    hang = json.dumps("the reading of step 1 of the plan, worker 0") + "\n"
+    (tmp_path / "hangs.jsonl").write_text(3 * hang)
+    blocks = blocks_in_process(replace(work, run_folder=str(tmp_path)), 0, watched=True)
+    next(blocks)
+    with pytest.raises(TimeoutError, match=r"reading of step 1 of the plan, worker 0 did not come within 1800 s"):
+        next(blocks)
+    assert "reading of step 1" in json.loads((tmp_path / "failure.json").read_text())["error"]
 
 
 def test_validation_and_training_see_every_clip_once(finished):

@@ -71,7 +71,8 @@ def test_one_worker_gives_the_losses_and_the_model_of_the_local_run(home, local,
 @pytest.mark.parametrize("inline", [False, True])
 def test_three_workers_see_the_same_clips_in_each_step(home, local, inline):
     resources = {"workers": 3, "inline": inline}
-    distill(settings_of(home, f"three-{inline}", resources=resources, teachers={"actors": 2, "num_gpus": 0.5}))
+    teachers = {} if inline else {"actors": 2, "num_gpus": 0.5}
+    distill(settings_of(home, f"three-{inline}", resources=resources, teachers=teachers))
     run = home / "runs" / f"three-{inline}"
     assert len(list(run.glob("trace-*.jsonl"))) == 3
     assert clips_by_step(run) == clips_by_step(local)

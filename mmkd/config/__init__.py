@@ -60,9 +60,25 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _inline(self) -> "Settings":
-        if self.resources.inline and self.teachers.pools:
-            raise ValueError("resources.inline has one process ask all teachers; it does not go with teachers.pools")
+        if self.resources.inline and (apart := self.apart()):
+            raise ValueError(
+                "resources.inline has the workers read and ask all teachers, on CPUs; it does not go with "
+                + ", ".join(apart)
+            )
         return self
+
+    def apart(self) -> list[str]:
+        """Those of these settings that give reading or teachers a place of their own, or a GPU."""
+        names = {
+            "resources": ("readers", "reader_labels", "use_gpu"),
+            "teachers": ("pools", "num_gpus", "accelerator_type", "labels"),
+        }
+        return [
+            f"{section}.{name}"
+            for section, fields in names.items()
+            for name in fields
+            if getattr(getattr(self, section), name)
+        ]
 
     @property
     def home(self) -> Path:

@@ -81,13 +81,13 @@ class Resources(Section):
 
     auto: bool = False
     """Measure for about 30 s what reading, teachers and student cost on the cluster, and choose workers, actors,
-    readers, threads, prefetch, the teachers' batch, and what each process reserves of CPUs and GPUs by it, instead of
-    taking them from the settings: GPUs are used where there are any. The choice is kept in RUN/resources.yaml. Also as
-    --resources auto."""
+    readers, inline or not, threads, prefetch, the teachers' batch, and what each process reserves of CPUs and GPUs by
+    it, instead of taking them from the settings: GPUs are used where there are any. The choice is kept in
+    RUN/resources.yaml. Also as --resources auto."""
     inline: bool = False
-    """Each student worker reads its clips and asks the teachers itself, in its own process, and there are no teacher
-    actors and no reading tasks. Fastest where there are hardly more cores than workers and no GPU; else data and
-    teachers keep the student waiting."""
+    """In a training, each student worker reads its clips and asks the teachers itself, in its own process on CPUs, and
+    there are no teacher actors and no reading tasks. Fastest where there are hardly more cores than workers; else data
+    and teachers keep the student waiting."""
     workers: Positive = 1
     """Student workers (Ray Train, DDP)."""
     min_workers: Annotated[int, Field(ge=0)] = 0
@@ -100,8 +100,8 @@ class Resources(Section):
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     """CPUs that a worker reserves."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """Threads per student worker; 0: the machine's cores divided by its workers, teacher actors and a reader, or on a
-    cluster of several nodes cpus_per_worker."""
+    """Threads per student worker; 0: the machine's cores divided by its workers and, unless inline, teacher actors and
+    a reader, or on a cluster of several nodes cpus_per_worker."""
     accelerator_type: str = ""
     """Kind of accelerator the workers need; empty: any."""
     labels: dict[str, str] = {}
@@ -144,10 +144,6 @@ class Resources(Section):
             raise ValueError(
                 f"resources.gpus_per_worker {self.gpus_per_worker:g} would put two workers on one GPU, which NCCL "
                 "refuses; it goes with resources.workers 1"
-            )
-        if self.inline and (self.readers or self.reader_labels):
-            raise ValueError(
-                "resources.inline has the workers read; it does not go with resources.readers or .reader_labels"
             )
         if self.min_workers and self.labels:
             raise ValueError(
