@@ -16,7 +16,7 @@ def keep_freed_memory() -> None:
 
     Ray's workers train, and its actors are called, in a thread that is not the main one. Such a thread's memory comes
     in heaps, and an empty one goes back to the system whatever the threshold is, unless less than the padding is free
-    in the one before it.
+    in the one before it. What is larger than a heap still goes back there, each time.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
