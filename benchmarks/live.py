@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from common import CORES, cpu_seconds, figure, finish, watched
 
-from mmkd import jobs
+from mmkd import inline, jobs
 from mmkd.cli import load_settings
 from mmkd.pipeline import TeacherStage, Work, read
 from mmkd.progress import say
@@ -63,7 +63,7 @@ class Units(torch.utils.data.Dataset):
 
 
 def plain_blocks(workers: int) -> Any:
-    """As mmkd.pipeline.blocks_in_process, read by a DataLoader."""
+    """As mmkd.inline.blocks_in_process, read by a DataLoader."""
 
     def blocks(work: Work, start: int) -> Iterator[Block]:
         loader = torch.utils.data.DataLoader(
@@ -86,7 +86,7 @@ def _as_it_is(unit: Any) -> Any:
 
 
 def timed_blocks(seconds: dict[str, float]) -> Any:
-    """As mmkd.pipeline.blocks_in_process; adds up what reading and the teachers take of CPU time."""
+    """As mmkd.inline.blocks_in_process; adds up what reading and the teachers take of CPU time."""
 
     def blocks(work: Work, start: int) -> Iterator[Block]:
         stage = TeacherStage(work)
@@ -202,12 +202,12 @@ def one_side(side: str, settings: Any) -> None:
     resources, teachers = settings.resources, settings.teachers
     seconds = {"read": 0.0, "teachers": 0.0, "clips": 0.0}
     if side.startswith("plain"):
-        jobs.blocks_in_process = plain_blocks(int(side.partition("-")[2]))
+        inline.blocks_in_process = plain_blocks(int(side.partition("-")[2]))
         # Student and teachers take turns in one process, so that either may have all cores.
         resources = resources.model_copy(update={"threads": resources.threads or CORES})
         teachers = teachers.model_copy(update={"threads": resources.threads})
     elif side in LIMITS:
-        jobs.blocks_in_process = timed_blocks(seconds)
+        inline.blocks_in_process = timed_blocks(seconds)
         resources = resources.model_copy(update={"threads": 1})
         teachers = teachers.model_copy(update={"threads": 1})
     update = {"run": run, "resources": resources, "teachers": teachers}

@@ -17,7 +17,7 @@ from mmkd.cluster import automatic_threads, ray_session
 from mmkd.config import MODALITIES, Network, Settings, SettingsError, StoppedError
 from mmkd.dry_run import describe_packing, describe_training
 from mmkd.interruptions import stop_on_sigterm, was_stopped
-from mmkd.pipeline import Work, blocks_in_process, cached_dataset
+from mmkd.pipeline import Work, cached_dataset
 from mmkd.progress import follow, say
 from mmkd.resolve import check_folders, plan_student, plan_teacher, run_folder, teacher_folders
 from mmkd.resources import check_fits
@@ -189,11 +189,13 @@ def _train(work: Work, run: Path, facts: dict[str, Any], threads: int, report: R
         return
     import torch
 
+    from mmkd import inline
     from mmkd.worker import run_worker
 
     torch.set_num_threads(threads)
     device = torch.device("cuda" if work.settings.resources.use_gpu else "cpu")
-    run_worker(work, run, facts, device, lambda model: model.to(device), partial(blocks_in_process, work), report)
+    blocks = partial(inline.blocks_in_process, work)
+    run_worker(work, run, facts, device, lambda model: model.to(device), blocks, report)
 
 
 def _bank_text(use: BankUse) -> str:

@@ -8,7 +8,7 @@ workers, worker r is given blocks r, r + n, ... which are the plan's units for i
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -222,34 +222,6 @@ def make_ensemble(
         members=members,
         later=later,
     )
-
-
-def blocks_in_process(work: Work, start: int, watched: bool = False) -> Iterator[Block]:
-    """The same blocks for this worker, in its process: what Ray Data has to agree with.
-
-    Args:
-        watched: whether reading or a teacher that hangs ends the process; where none is started anew a debugger may
-            stop.
-    """
-    import cv2
-    import torch
-
-    from mmkd.workers import rank, world_size
-
-    threads, settings = torch.get_num_threads(), work.settings
-    cv2.setNumThreads(threads)
-    teachers = settings.teachers.model_copy(update={"threads": threads})  # of the process, which are the student's
-    beside = replace(work, settings=settings.model_copy(update={"teachers": teachers}))
-    stage = TeacherStage(beside, watched=watched) if work.live_teachers else None
-    watchdog = Watchdog(settings.resources.no_progress_seconds if watched else 0, Path(work.run_folder) / HANGS)
-    for step in range(start, work.plan.num_steps):
-        try:
-            with watchdog.over(f"the reading of step {step} of the plan, worker {rank()}"):
-                block = read(work, world_size(), step * world_size() + rank())
-        except TimeoutError as error:
-            leave_failure(work.run_folder, error)
-            raise
-        yield stage(block) if stage else block
 
 
 def quiet(library: str) -> None:

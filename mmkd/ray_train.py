@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from mmkd.config import JobError, Resources, Settings
-from mmkd.pipeline import Work, blocks_in_process, build_dataset, configure_context, leave_failure
+from mmkd.inline import blocks_in_process
+from mmkd.pipeline import Work, build_dataset, configure_context, leave_failure
 from mmkd.reader import Block
 from mmkd.runs import read_lines
 from mmkd.telemetry.profile import save_timeline

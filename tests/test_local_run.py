@@ -12,9 +12,9 @@ import yaml
 from mmkd.calibration import fit_temperature
 from mmkd.competence import Competence
 from mmkd.config import SettingsError
+from mmkd.inline import blocks_in_process
 from mmkd.jobs import distill, train_teacher
 from mmkd.models import load_model
-from mmkd.pipeline import blocks_in_process
 from mmkd.report.predictions import Predictions
 from mmkd.resolve import plan_student, teacher_folders
 from mmkd.runs import RunFolder, Tail, read_lines, read_metrics
