@@ -170,6 +170,7 @@ def test_a_baseline_needs_no_teachers_and_a_teacher_does_not_see_held_out_clips(
     assert load_model(home / "runs" / "teacher" / "best").modality == "boxes"
 
 
+@pytest.mark.slow
 def test_teachers_can_be_trained_anew_before_the_student(home, capsys):
     teachers = {"folders": [], "retrain": True}
     result = distill(settings_of(home, "retrained", teachers=teachers, optim={"epochs": 1}, views={"size": 32}))

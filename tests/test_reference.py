@@ -161,6 +161,7 @@ def experiment(folder: Path, name: str, shapes: dict, change=lambda weights: wei
     return folder
 
 
+@pytest.mark.slow
 def test_an_experiment_becomes_a_model_folder_by_one_command(tmp_path):
     golden = GOLDEN["swin"][0]
     source = experiment(tmp_path / "experiment", "swin", golden["shapes"], DATASET_TYPE="video_flow_audio")

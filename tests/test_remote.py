@@ -94,6 +94,7 @@ def test_an_unknown_or_unreachable_store_is_said():
         storage.is_file("nosuch://bucket/a")
 
 
+@pytest.mark.slow
 def test_videos_and_shards_in_a_store_give_the_data_set_that_local_ones_give(bucket, tmp_path, monkeypatch):
     listed = {"local": [], "remote": []}
     for n in range(16):
