@@ -121,6 +121,7 @@ def test_the_same_command_again_says_that_it_is_finished_and_another_space_is_re
         sweep(other)
 
 
+@pytest.mark.faults
 def test_stopped_failed_and_killed_trials_give_back_all_they_reserved(cluster, root):
     """Ray Train runs as trials: one is stopped early, one cannot be, and the process of one is killed."""
     weights = [{"verb": 1.0, "noun": 1.0}, {"verb": 0.0, "noun": 0.0}]
@@ -188,6 +189,7 @@ def test_what_cannot_be_searched_is_refused_before_anything_starts(root):
     assert not (root / "runs" / "refused").exists()
 
 
+@pytest.mark.faults
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path):
     import ray
 
