@@ -74,7 +74,7 @@ def plain_blocks(workers: int) -> Any:
             prefetch_factor=4 if workers else None,
             collate_fn=_as_it_is,
         )
-        stage = TeacherStage(work)
+        stage = TeacherStage(work, watched=False)
         for unit in loader:
             yield stage({name: values.numpy() for name, values in unit.items()})
 
@@ -89,7 +89,7 @@ def timed_blocks(seconds: dict[str, float]) -> Any:
     """As mmkd.inline.blocks_in_process; adds up what reading and the teachers take of CPU time."""
 
     def blocks(work: Work, start: int) -> Iterator[Block]:
-        stage = TeacherStage(work)
+        stage = TeacherStage(work, watched=False)
         for unit in range(start, work.plan.num_steps):
             began = time.process_time()
             block = read(work, 1, unit)

@@ -90,7 +90,7 @@ def _costs(work: Work, on_gpu: bool, longest: float) -> dict[str, Any]:
     rows = len(block["clip"])
     seconds: dict[str, Any] = {"read": _seconds(lambda: read(work, 1, next(units)), longest) / rows, "teachers": {}}
     if work.live_teachers:
-        stage = TeacherStage(_where(work, on_gpu))
+        stage = TeacherStage(_where(work, on_gpu), watched=False)
         for size in BATCHES:
             stage.ensemble.batch_size = size
             seconds["teachers"][size] = _seconds(lambda: stage(block), longest) / rows
