@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,12 +15,23 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
+from mmkd import jobs  # noqa: E402
+from mmkd.config import Settings  # noqa: E402
+from mmkd.cores import available_cores  # noqa: E402
 from mmkd.progress import say  # noqa: E402
+from mmkd.storage import is_file, join  # noqa: E402
 from tests.processes import descendants  # noqa: E402
 
 Facts = dict[str, Any]
 TICKS = os.sysconf("SC_CLK_TCK")
-CORES = os.cpu_count() or 1
+CORES = available_cores()
+
+
+def ensure_data(settings: Settings) -> None:
+    """Make the data set where it is missing, on a Ray that is ended again, so that it takes part in no measurement."""
+    if not is_file(join(settings.data_folder(), "dataset.json")):
+        with jobs.session(settings):
+            jobs.ensure_data(settings)
 
 
 def spread(values: Sequence[float]) -> Facts:
@@ -81,22 +93,33 @@ def watched(command: Sequence[str | Path], look: Callable[[int], None], every: f
     Returns:
         The JSON object of its last line.
     """
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    output: list[str] = []
-    reader = threading.Thread(target=lambda: output.append(process.stdout.read() if process.stdout else ""))
-    reader.start()
-    while process.poll() is None:
-        look(process.pid)
-        time.sleep(every)
-    reader.join()
-    if process.returncode:
-        raise SystemExit(f"failed: {' '.join(map(str, command))}")
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True)
+        output: list[str] = []
+        reader = threading.Thread(target=lambda: output.append(process.stdout.read() if process.stdout else ""))
+        reader.start()
+        while process.poll() is None:
+            look(process.pid)
+            time.sleep(every)
+        reader.join()
+        if process.returncode:
+            said.seek(0)
+            last = "".join(said.readlines()[-20:])
+            raise SystemExit(f"{last}failed: {' '.join(map(str, command))}")
     return json.loads(output[0].splitlines()[-1])
 
 
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process and its descendants that are alive."""
-    return sum(map(_ticks, [pid, *descendants(pid)])) / TICKS
+class CpuClock:
+    """User and system time of a process and all its descendants, those included that ended since they were last looked
+    at."""
+
+    def __init__(self) -> None:
+        self.ticks: dict[int, int] = {}
+
+    def seconds(self, pid: int) -> float:
+        for each in [pid, *descendants(pid)]:
+            self.ticks[each] = max(self.ticks.get(each, 0), _ticks(each))
+        return sum(self.ticks.values()) / TICKS
 
 
 def _ticks(pid: int) -> int:

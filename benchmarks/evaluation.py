@@ -9,7 +9,6 @@ table goes to standard error, the same as one JSON object to the last line of st
 """
 
 import argparse
-import os
 import sys
 import time
 from multiprocessing import get_context
@@ -17,7 +16,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from common import figure, finish
+from common import CORES, figure, finish
 
 from mmkd.asking import Questions, ask
 from mmkd.cli import load_settings
@@ -39,14 +38,17 @@ def main() -> None:
     models = evaluated_models(settings)
     settings = views_of(settings, models)
     questions = questions_of(settings, [model.folder for model in models])
-    clips, cores = len(questions.clips), os.cpu_count() or 1
+    clips, units = len(questions.clips), len(questions.units())
+    if units < 4:
+        parser.error(f"{clips} clips are {units} blocks, too few to be measured")
+    processes = min(CORES, units // 4)
     rates: dict[str, list[float]] = {"evaluation": [], "plain": []}
     starts = []
     for number in range(own.repeats):
-        rate, started = on_ray(questions)
+        rate, started = on_ray(questions, processes)
         rates["evaluation"].append(rate)
         starts.append(started)
-        rates["plain"].append(plain(settings, questions.folders, cores))
+        rates["plain"].append(plain(settings, questions.folders, processes))
         say(
             f"{number + 1}/{own.repeats}: "
             + ", ".join(f"{name} {each[-1]:.0f} clips/s" for name, each in rates.items())
@@ -56,7 +58,7 @@ def main() -> None:
         "clips": clips,
         "views": questions.slots,
         "models": len(models),
-        "cores": cores,
+        "cores": CORES,
         **{f"{name}_clips_per_second": round(median(each), 1) for name, each in rates.items()},
         "ratio": round(median(ratios), 3),
         "ratios": [round(ratio, 3) for ratio in ratios],
@@ -77,11 +79,9 @@ def questions_of(settings: Settings, folders: list[str]) -> Questions:
     return Questions(settings, tuple(folders), split, clips, views, sorted(seen), grids=grids_of(settings))
 
 
-def on_ray(questions: Questions) -> tuple[float, float]:
-    """Clips per second once every actor has given an answer, and seconds to the first one.
-
-    The first answers were worked on before the clock started, so they do not count.
-    """
+def on_ray(questions: Questions, first_blocks: int) -> tuple[float, float]:
+    """Clips per second once `first_blocks` were answered, as every actor has its first one then, and seconds to the
+    first. Those were worked on before the clock started, so they do not count."""
     with ray_session(questions.settings):
         began = time.monotonic()
         first = start = 0.0
@@ -89,7 +89,7 @@ def on_ray(questions: Questions) -> tuple[float, float]:
         for number, block in enumerate(ask(questions)):
             now = time.monotonic()
             first = first or now
-            if number < (os.cpu_count() or 1):
+            if number < first_blocks:
                 start = now
             else:
                 clips += int((block["clip"] != PADDING).sum())
@@ -101,7 +101,7 @@ def plain(settings: Settings, folders: tuple[str, ...], processes: int) -> float
     context = get_context("spawn")
     barrier, times = context.Barrier(processes), context.Queue()
     workers = [
-        context.Process(target=_loop, args=(settings, list(folders), number, processes, barrier, times))
+        context.Process(target=_loop, args=(settings, list(folders), number, processes, barrier, times), daemon=True)
         for number in range(processes)
     ]
     for worker in workers:

@@ -1,6 +1,6 @@
 """The live pipeline beside a plain PyTorch loop: clips a second, CPU seconds a clip, and the limit.
 
-    python benchmarks/live.py [--size tabletop|large] [--repeats 3] [--sides ray,auto,local,plain-0,plain-1,plain-2]
+    python benchmarks/live.py [--size tabletop|large] [--repeats 3] [--sides ray,auto,local,plain-0,plain-1]
 
 Each side carries out the same job on HOME/data/tabletop: the same plan, views, teachers, student, batch and precision.
 `ray` is rayjobs/distill.py, `auto` the same with --resources auto, `local` with --run.local, and `plain-N` a torch
@@ -19,6 +19,7 @@ with --out. Any setting of the job can follow.
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import CORES, cpu_seconds, figure, finish, watched
+from common import CORES, CpuClock, ensure_data, figure, finish, watched
 
 from mmkd import inline, jobs
 from mmkd.cli import load_settings
@@ -38,7 +39,8 @@ from mmkd.progress import say
 from mmkd.reader import Block
 from mmkd.runs import read_epochs
 
-SIDES = "ray,auto,local,plain-0,plain-1,plain-2"
+LOADERS = sorted({0, 1, 2, CORES // 2, CORES - 1})
+SIDES = ",".join(["ray", "auto", "local", *(f"plain-{workers}" for workers in LOADERS)])
 SIZES = {
     "tabletop": ["--data.limit", "1000", "--optim.epochs", "3"],
     "large": [
@@ -119,7 +121,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if own.side:
         one_side(own.side, settings)
         return
-    jobs.ensure_data(settings)
+    ensure_data(settings)
+    if not settings.resources.use_gpu:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # so that --resources auto has what the other sides have
     sides = own.sides.split(",") + list(LIMITS) * (not settings.resources.use_gpu)
     found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for _ in range(own.repeats):
@@ -170,12 +174,16 @@ def figures(found: dict[str, list[dict[str, float]]], limits: dict[str, list[flo
 def measure(side: str, run: Path, flags: Sequence[str]) -> dict[str, float]:
     """Carry out a side in a process of its own, and watch the CPU time of all that it starts."""
     shutil.rmtree(run, ignore_errors=True)
-    cpu: dict[int, float] = {}  # epochs done to CPU seconds until then
+    clock, cpu = CpuClock(), dict[int, float]()  # epochs done to CPU seconds until then
+    looked = time.monotonic()
 
     def look(pid: int) -> None:
-        done = len(read_epochs(run))
-        if done and done not in cpu:
-            cpu[done] = cpu_seconds(pid)
+        nonlocal looked
+        done, now = len(read_epochs(run)), time.monotonic()
+        if (done and done not in cpu) or now - looked > 1:  # not more often, as looking takes time, too
+            looked, seconds = now, clock.seconds(pid)
+            if done:
+                cpu.setdefault(done, seconds)
 
     command = [sys.executable, __file__, "--side", side, *flags]
     names = [f"live-{side}-{core}" for core in range(1, CORES)] if side == "busy" else []
@@ -183,10 +191,12 @@ def measure(side: str, run: Path, flags: Sequence[str]) -> dict[str, float]:
         shutil.rmtree(run.with_name(name), ignore_errors=True)
     quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     others = [subprocess.Popen([*command, "--run.name", name], **quiet) for name in names]
-    facts = watched(command, look)
-    for other in others:
-        other.kill()
-        other.wait()
+    try:
+        facts = watched(command, look)
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
     rows, last = read_epochs(run)[1:], max(cpu)
     return {
         "clips_per_second": facts["clips"] * len(rows) / sum(row["seconds"] for row in rows),

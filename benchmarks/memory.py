@@ -19,7 +19,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from common import Facts, figure, finish, memory_mb, watched
+from common import Facts, ensure_data, figure, finish, memory_mb, watched
 
 from mmkd import jobs
 from mmkd.cli import load_settings
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if own.side:
         one_side(settings)
         return
-    jobs.ensure_data(settings)
+    ensure_data(settings)
     there = cached_dataset(settings.data_folder()).splits[settings.data.train]["clips"]
     if there < (most := own.clips * max(map(int, own.times.split(",")))):
         parser.error(f"{settings.data_folder()} has {there} clips to learn on, not {most}; lower --clips or --times")

@@ -11,7 +11,6 @@ call are measured side by side on the same machine: trust the ratios.
 
 import argparse
 import json
-import os
 import resource
 import tempfile
 import time
@@ -27,7 +26,7 @@ import av
 import cv2
 import numpy as np
 import simplejpeg
-from common import Facts, figure, finish
+from common import CORES, Facts, figure, finish
 
 from mmkd.config import Settings
 from mmkd.cutting import as_bytes, cut, flow_jpeg
@@ -122,7 +121,7 @@ def packed(path: str, repeats: int) -> float:
 def throughput(folder: Path) -> dict[str, Any]:
     """Packing against its parts by themselves: CPU time in one process, and clips/s of all cores at once."""
     cv2.setNumThreads(1)
-    number, seconds, cores = 64, 8, os.cpu_count() or 1
+    number, seconds, cores = max(64, CORES), 8, CORES
     root = folder / "videos"
     for name in ("left", "right"):
         (root / name).mkdir(parents=True)

@@ -20,12 +20,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common import CORES, ROOT, Facts, limit, measured
+from common import CORES, ROOT, Facts, ensure_data, limit, measured
 
-from mmkd import jobs
 from mmkd.cli import load_settings
 from mmkd.progress import say
-from mmkd.storage import is_file, join
 
 HERE = Path(__file__).parent
 MODEL = ["--model", str(ROOT / "mmkd" / "zoo" / "tabletop" / "rgb")]
@@ -52,9 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if unknown := sorted(set(own.parts.split(",")) - set(PARTS)):
         parser.error(f"--parts {', '.join(unknown)}: there are {', '.join(PARTS)}")
     settings = load_settings(rest, job="bench", about="")
-    if set(own.parts.split(",")) - set(OWN_DATA) and not is_file(join(settings.data_folder(), "dataset.json")):
-        with jobs.session(settings):
-            jobs.ensure_data(settings)
+    if set(own.parts.split(",")) - set(OWN_DATA):
+        ensure_data(settings)
     folder = own.out or settings.home / "bench"
     folder.mkdir(parents=True, exist_ok=True)
     for part in own.parts.split(","):

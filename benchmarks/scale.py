@@ -29,9 +29,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import Facts, figure, finish
+from common import CORES, Facts, ensure_data, figure, finish
 
-from mmkd import jobs
 from mmkd.cli import load_settings
 from mmkd.pipeline import Work, configure_context, in_teacher_pool
 from mmkd.plan import PADDING
@@ -69,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     own, rest = parser.parse_known_args(argv)
     flags = ["--optim.batch_size", str(BATCH * own.batches * own.students), "--views.distinct", "1", *rest]
     settings = load_settings(flags, job="distill", about="", program="python benchmarks/scale.py")
-    jobs.ensure_data(settings)
+    ensure_data(settings)
     work, _ = plan_student(settings, teacher_folders(settings))
     block_seconds = own.batches * BATCH_SECONDS
     rate = own.actors / block_seconds / own.students  # blocks a second and student that the pool answers
@@ -82,7 +81,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     import ray
 
-    ray.init(address="local", num_cpus=8 * own.actors, num_gpus=own.actors, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        address="local",
+        num_cpus=8 * own.actors,
+        num_gpus=own.actors,
+        log_to_driver=False,
+        logging_level="ERROR",
+        # Without it Ray starts an idle process a CPU at once, 512 of them, which take the cores from all others.
+        _system_config={"prestart_worker_first_driver": False},
+    )
     found: dict[str, Facts] = {}
     for part in own.parts.split(","):
         shape = shapes[part]
@@ -92,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         found[part] = simulate(replace(work, plan=replace(work.plan, epochs=epochs)), shape, steps)
         say(f"{part:<11}" + "  ".join(f"{name} {value:.4g}" for name, value in found[part].items()))
     ray.shutdown()
-    finish({"cores": os.cpu_count(), "parts": found}, figures(found), own.out)
+    finish({"cores": CORES, "parts": found}, figures(found), own.out)
 
 
 def figures(found: dict[str, Facts]) -> list[Facts]:

@@ -22,9 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, figure, finish, spread
+from common import ROOT, ensure_data, figure, finish, spread
 
-from mmkd import jobs
 from mmkd.cli import load_settings
 from mmkd.progress import say
 from mmkd.runs import read_lines
@@ -62,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     own, rest = parser.parse_known_args(argv)
     flags = ["--data.limit", "1000", "--run.name", "start-bench", "--run.trace", "--run.log_every", "1", *rest]
     settings = load_settings(flags, job="distill", about="", program="python benchmarks/start.py")
-    jobs.ensure_data(settings)
+    ensure_data(settings)
     run = settings.home / "runs" / settings.run.name
     ours, minimal = [], []
     for _ in range(own.repeats):

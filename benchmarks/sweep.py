@@ -33,7 +33,7 @@ def main() -> None:
     arguments, given = parser.parse_known_args()
     own = ["--optim.epochs", "2", *given, "--teachers.bank", NAME]
     home = load_settings(given, job="bench", about="").home
-    for folder in (home / "banks" / NAME, home / "runs" / NAME):
+    for folder in (home / "banks" / NAME, home / "runs" / NAME, home / "runs" / f"{NAME}-alone"):
         shutil.rmtree(folder, ignore_errors=True)
     flags = ["--sweep.trials", str(arguments.trials), "--sweep.scheduler", "none", "--run.name", NAME]
     swept, wall = job("tuning/sweep.py", [*own, *flags])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ import pyarrow as pa
 
 from mmkd.clip_checks import FAULTS, WARNINGS, Finding, Look, look_at, seconds_of
 from mmkd.config import MODALITIES
+from mmkd.cores import available_cores
 from mmkd.dataset import Dataset, open_dataset
 from mmkd.report.contact_sheet import Choice, Place, write_contact_sheet
 from mmkd.shards import Row, add_to_hash, schema
@@ -84,7 +84,7 @@ def check_dataset(folder: str, say: Callable[[str], None]) -> dict[str, Any]:
 
 def _looked_at(folder: str, dataset: Dataset, findings: list[Finding]) -> Iterator[tuple[Place, Row, Look]]:
     """Every clip in order with a look at it; some are under way at a time, since decoding lets other threads run."""
-    threads = os.cpu_count() or 1
+    threads = available_cores()
     waiting: deque[tuple[Place, Row, Future[Look]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for split in dataset.splits:

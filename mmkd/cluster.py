@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkd.config import Settings, SettingsError
+from mmkd.cores import available_cores
 from mmkd.resources import Node, cluster_nodes, grown_nodes, teachers_read, this_machine
 from mmkd.trust import TRUST
 
@@ -122,4 +123,4 @@ def automatic_threads(settings: Settings, teachers: int) -> int:
     if not settings.resources.inline:
         busy += sum(pool.actors for pool in settings.teachers.each_pool().values()) if teachers else 0
         busy += not teachers_read(settings, teachers)
-    return max(1, (os.cpu_count() or 1) // busy)
+    return max(1, available_cores() // busy)

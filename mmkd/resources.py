@@ -1,12 +1,12 @@
 """What a job reserves, compared with what the cluster has or can grow to, before anything starts."""
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mmkd.config import Settings, SettingsError
+from mmkd.cores import available_cores
 from mmkd.progress import say
 
 KINDS = ("CPU", "GPU")
@@ -249,4 +249,4 @@ def this_machine(settings: Settings) -> Node:
     gpus = float(resources.num_gpus or torch.cuda.device_count())
     asked = {resources.accelerator_type, *(pool.accelerator_type for pool in pools)} - {""}
     typed = {f"accelerator_type:{kind}": 1.0 for kind in asked} if gpus else {}
-    return Node({"CPU": float(resources.num_cpus or os.cpu_count() or 1), "GPU": gpus, **typed})
+    return Node({"CPU": float(resources.num_cpus or available_cores()), "GPU": gpus, **typed})

@@ -92,7 +92,8 @@ def _on_cpus(costs: Costs, cores: int, batch_size: int) -> Iterator[Sizes]:
                 front = actors / (costs.read + costs.teach) if actors else cores / costs.read
                 outnumbered = workers * threads + (actors or 1) > cores
                 rate = min(front, _together(workers) / step, limit / TURNS if outnumbered else limit)
-                yield Sizes(workers, threads, actors, 0, 0.0, 0.0, rate, limit)
+                readers = 0 if actors else _readers(rate, costs, cores)
+                yield Sizes(workers, threads, actors, readers, 0.0, 0.0, rate, limit)
 
 
 def _inline(costs: Costs, cores: int, batch_size: int) -> Iterator[Sizes]:
@@ -118,8 +119,13 @@ def _on_gpus(costs: Costs, cpus: float, gpus: int, batch_size: int) -> Iterator[
         limit = gpus / (step + costs.teach)
         left = max(1.0, cpus - workers - 0.5 * actors)
         rate = min(workers / step, actors / costs.teach if actors else limit, limit, left / costs.read)
-        readers = max(2, min(int(left), round(1.25 * rate * costs.read + 0.5)))
+        readers = _readers(rate, costs, int(left))
         yield Sizes(workers, 1, actors, readers, share, share if actors else 0.0, rate, limit)
+
+
+def _readers(rate: float, costs: Costs, cores: int) -> int:
+    """Reading tasks for a rate, with some to spare as they are uneven."""
+    return max(2, min(cores, round(1.25 * rate * costs.read + 0.5)))
 
 
 def chosen_values(
@@ -151,8 +157,8 @@ def chosen_values(
         values |= {"teachers.num_cpus": share / 2}
     else:
         # All cores are reserved, divided as the processes will use them; a part in a hundred is left for rounding.
-        reads = not sizes.inline and (not sizes.actors or settings.resources.reader_labels)
-        reading = settings.resources.cpus_per_reader * settings.resources.reading_tasks if reads else 0
+        labelled = settings.resources.reading_tasks if settings.resources.reader_labels else 0
+        reading = settings.resources.cpus_per_reader * (sizes.readers or labelled * (not sizes.inline))
         share = round(min(0.99 * (cpus - reading) / (sizes.workers + sizes.actors), 0.99 * most), 2)
         share = min(share, 0.99) if sizes.inline else share
         values |= {"resources.cpus_per_worker": share, "teachers.num_cpus": share if sizes.actors else 0.5}
@@ -170,8 +176,8 @@ def explain(costs: Costs, sizes: Sizes, cpus: float, gpus: float) -> list[str]:
     taught = f", teachers {1000 * costs.teach:.1f} (in batches of {costs.teacher_batch})" if costs.teachers else ""
     student = f"student {1000 * costs.student[sizes.threads]:.1f} with {sizes.threads} thread(s)"
     have = f"{gpus:g} GPU(s) and {cpus:g} CPUs" if on_gpus else f"{cpus:g} CPUs"
-    reads = f", {sizes.readers} reading tasks" if sizes.readers else ", which read for themselves" * bool(sizes.actors)
-    actors = f"{sizes.actors} teacher actor(s){reads}; " if sizes.actors else f"reading tasks{reads}; "
+    reads = f"{sizes.readers} reading tasks" if sizes.readers else "which read for themselves"
+    actors = f"{sizes.actors} teacher actor(s), {reads}; " if sizes.actors else f"{reads}; "
     inline = " which read" + " and ask the teachers" * bool(costs.teachers) + " themselves"
     processes = f"{'' if sizes.inline else actors}{sizes.workers} student worker(s){inline * sizes.inline}"
     return [

@@ -1,6 +1,5 @@
 """Sizes of a job by themselves: what its stages cost on the cluster is measured, for some seconds before it starts."""
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,18 +10,21 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mmkd.config import SettingsError
+from mmkd.config import JobError, SettingsError
 from mmkd.config.changes import apply
+from mmkd.cores import available_cores
 from mmkd.pipeline import TeacherStage, Work, read
 from mmkd.progress import say
 from mmkd.reader import Block
 from mmkd.resources import Demand, check_demands, check_fits, grown_nodes, total
-from mmkd.sizing import Costs, choose, chosen_values, explain
+from mmkd.sizing import LEAST_ROWS, Costs, choose, chosen_values, explain
 
 SECONDS = 4.0
 """That each figure is measured for; it is a median, so that few repeats do."""
 BATCHES = (8, 16, 32, 64)
 """Clips given to a teacher at once that are tried."""
+MOST_ROWS = 64
+"""Clips that are read at once, as a worker's share of a global batch, all of which may not fit one process."""
 
 
 def size_job(work: Work, run: Path, longest: float = SECONDS) -> Work:
@@ -67,28 +69,45 @@ def size_job(work: Work, run: Path, longest: float = SECONDS) -> Work:
 
 def measure(work: Work, gpus: float, longest: float) -> Costs:
     """Costs of a job's stages on the cluster that this process has joined; student and teachers on a GPU where there
-    is one."""
+    is one.
+
+    Raises:
+        JobError: a stage failed, for example for want of memory.
+    """
     import ray
 
     on_gpu = gpus >= 1
     kind = work.settings.resources.accelerator_type if on_gpu else ""
     check_demands(work.settings, [Demand("measuring for resources.auto", 1, 1.0, float(on_gpu), kind)])
-    measured = ray.remote(_costs).options(num_cpus=1, num_gpus=float(on_gpu))
+    # The process ends with its task, and gives back the memory that it keeps.
+    measured = ray.remote(max_calls=1)(_costs).options(num_cpus=1, num_gpus=float(on_gpu))
     if kind:
         measured = measured.options(accelerator_type=kind)
-    return Costs(**ray.get(measured.remote(work, on_gpu, longest)))
+    try:
+        return Costs(**ray.get(measured.remote(work, max(1, int(gpus)), on_gpu, longest)))
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise JobError(
+            f"the stages could not be measured for resources.auto: {reason} Without it, resources and teachers take "
+            "the sizes that the settings give."
+        ) from error
 
 
-def _costs(work: Work, on_gpu: bool, longest: float) -> dict[str, Any]:
+def _costs(work: Work, workers: int, on_gpu: bool, longest: float) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
     cuda = on_gpu and torch.cuda.is_available()  # Ray's GPUs can be logical ones
-    train = (unit for unit in range(work.plan.num_steps) if work.plan.step(unit).phase == "train")
-    units = cycle(list(islice(train, 64)))
-    block = read(work, 1, next(units))  # manifests are read, and files come into memory
+    if work.live_teachers:
+        work = replace(work, bank=None)  # which may have the answers of the first steps, and not those of the others
+    batch = work.plan.batch_size
+    shares = max(1, min(max(workers, -(-batch // MOST_ROWS)), batch // LEAST_ROWS))
+    train = (step for step in range(work.plan.num_steps) if work.plan.step(step).phase == "train")
+    units = cycle([step * shares for step in islice(train, 64)])
+    block = read(work, shares, next(units))  # manifests are read, and files come into memory
     rows = len(block["clip"])
-    seconds: dict[str, Any] = {"read": _seconds(lambda: read(work, 1, next(units)), longest) / rows, "teachers": {}}
+    seconds: dict[str, Any] = {"read": _seconds(lambda: read(work, shares, next(units)), longest) / rows}
+    seconds["teachers"] = {}
     if work.live_teachers:
         stage = TeacherStage(_where(work, on_gpu), watched=False)
         for size in BATCHES:
@@ -97,6 +116,7 @@ def _costs(work: Work, on_gpu: bool, longest: float) -> dict[str, Any]:
             if size >= rows:
                 break
         block = stage(block)
+        del stage
     seconds["student"] = _student(work, block, cuda, longest)
     seconds["clip_mb"] = sum(array.nbytes for array in block.values()) / rows / 1e6
     return seconds
@@ -113,12 +133,19 @@ def _student(work: Work, block: Block, cuda: bool, longest: float) -> dict[int, 
     import torch
 
     from mmkd.inputs import inputs_of
+    from mmkd.models.blocks import checkpoint_blocks
     from mmkd.optimizing import Updater
     from mmkd.worker import make_network
 
     device = torch.device("cuda" if cuda else "cpu")
-    model = make_network(work).to(device).train()
-    updater, rows = Updater(model, model, work.settings, work.plan, device), np.arange(len(block["clip"]))
+    model, optim = make_network(work), work.settings.optim
+    if optim.checkpoint_activations:
+        checkpoint_blocks(model.backbone)
+    if optim.compile:
+        model.compile()
+    model.to(device).train()
+    updater, most = Updater(model, model, work.settings, work.plan, device), len(block["clip"])
+    rows = np.arange(min(most, max(LEAST_ROWS, -(-most // optim.accumulate))))
 
     def step() -> None:
         with updater.autocast():
@@ -137,7 +164,7 @@ def _student(work: Work, block: Block, cuda: bool, longest: float) -> dict[int, 
 
 def _thread_counts() -> Sequence[int]:
     """1, 2, 4, ... up to this machine's cores."""
-    return [2**power for power in range((os.cpu_count() or 1).bit_length())]
+    return [2**power for power in range(available_cores().bit_length())]
 
 
 def _seconds(work: Callable[[], Any], longest: float) -> float:

@@ -46,6 +46,15 @@ def test_one_worker_of_two_threads_is_chosen_where_threads_are_as_good_as_worker
     assert (sizes.workers, sizes.threads, sizes.actors) == (1, 2, 0)
 
 
+def test_as_many_reading_tasks_are_chosen_as_the_student_learns_from():
+    found = costs(read=0.003, teach=0, student=0.003)
+    sizes = choose(found, cpus=16, gpus=0, batch_size=256, may_inline=False)
+    assert sizes.readers / found.read >= sizes.rate > 2 / found.read
+    settings = apply(Settings(), chosen_values(Settings(), found, sizes, 16))
+    assert settings.resources.reading_tasks == sizes.readers
+    check_fits(settings, teachers=False, have=[Node({"CPU": 16.0})])
+
+
 def test_a_teachers_batch_is_no_larger_than_helps():
     assert costs().teacher_batch == 16
     assert costs(teach=0).teacher_batch == 0

@@ -6,7 +6,6 @@ JSON object; the exit status is 0 only where all is well.
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from mmkd.bank.inspect import inspect_bank, inspection_lines
 from mmkd.bank.verify import verification_lines, verify_bank
 from mmkd.cli import load_settings
 from mmkd.config import Settings
+from mmkd.cores import available_cores
 from mmkd.progress import say
 from mmkd.trust import trust
 
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments, rest = parser.parse_known_args(argv)
     if arguments.command == "verify" and arguments.clips < 1:
         parser.error(f"--clips is {arguments.clips}; a sample has at least one answer")
-    own = {"precision": "fp32", "threads": os.cpu_count() or 1}
+    own = {"precision": "fp32", "threads": available_cores()}
     settings = load_settings(rest, job="mmkd.bank", about=__doc__ or "", program="python -m mmkd.bank", teachers=own)
     trust([settings.student.arch, settings.teacher.arch])
     try:

@@ -20,8 +20,9 @@ def log_mel(
     """Mel spectrogram in decibels, as the paper's audio teacher sees it (before resizing).
 
     Power spectrogram (Hann window, centred with reflection), HTK mel filters without area normalisation,
-    10 log10 of the power floored at 1e-10. The defaults are the authors' at 16 kHz (window 160, hop 80 samples);
-    at another rate the window and hop keep their length in seconds and the filters follow the rate.
+    10 log10 of the power floored at 1e-10; in float32 even under autocast, as fp16 has no 1e-10. The defaults are the
+    authors' at 16 kHz (window 160, hop 80 samples); at another rate the window and hop keep their length in seconds
+    and the filters follow the rate.
 
     Args:
         samples: float [..., samples], mono.
@@ -40,7 +41,9 @@ def log_mel(
     real, imaginary = spectrum.real, spectrum.imag
     power = torch.addcmul(real.square(), imaginary, imaginary)  # abs() takes a root, four times as long
     filters = mel_filters(num_mels, n_fft, sample_rate).to(power)
-    decibels = 10.0 * torch.log10((filters @ power).clamp_min(1e-10))
+    with torch.autocast(power.device.type, enabled=False):
+        mel = filters @ power
+    decibels = 10.0 * torch.log10(mel.clamp_min(1e-10))
     return decibels.reshape(*samples.shape[:-1], *decibels.shape[-2:])
 
 
