@@ -107,10 +107,33 @@ def gray_jpeg(level: int) -> bytes:
 
 
 def epic_samples(root: Path) -> None:
-    """EPIC-KITCHENS as it is downloaded: extracted frames and flow, and the videos for their sound."""
+    """EPIC-KITCHENS-100 as it is downloaded."""
     epic_tables(root / "epic-kitchens-100-annotations")
-    for split, (video, rate) in EPIC_VIDEOS.items():
-        folder = root / "EPIC-KITCHENS" / "P01"
+    epic_media(root / "EPIC-KITCHENS", EPIC_VIDEOS)
+
+
+VIDEOS_55 = {"train": ("P01_01", 60), "val": ("P01_02", 60)}
+
+
+def epic_55_samples(root: Path) -> None:
+    """EPIC-KITCHENS-55 with its table of train divided into two, as a training needs it."""
+    classes = root / "epic-kitchens-55-annotations"
+    for folder in (classes, root / "epic55"):
+        folder.mkdir(parents=True)
+    (classes / "EPIC_verb_classes.csv").write_text("verb_id,class_key,verbs\n0,take,[]\n1,put,[]\n")
+    (classes / "EPIC_noun_classes.csv").write_text("noun_id,class_key,nouns\n0,Nothing,[]\n1,tap,[]\n2,spoon,[]\n")
+    for split, (video, _) in VIDEOS_55.items():
+        lines = ["uid,video_id,start_frame,stop_frame,verb_class,noun_class"]
+        for n in range(CLIPS[split]):
+            lines.append(f"{n},{video},{n * LENGTH + 1},{(n + 1) * LENGTH},{n % 2},{1 + n // 2 % 2}")
+        (root / "epic55" / f"{split}.csv").write_text("\n".join(lines) + "\n")
+    epic_media(root / "EPIC-KITCHENS-55", VIDEOS_55)
+
+
+def epic_media(root: Path, videos: dict[str, tuple[str, int]]) -> None:
+    """Extracted frames and flow, and the videos for their sound; name and frame rate of each split's video."""
+    for split, (video, rate) in videos.items():
+        folder = root / "P01"
         number = CLIPS[split] * LENGTH
         (folder / "rgb_frames" / video).mkdir(parents=True)
         for t in range(number):

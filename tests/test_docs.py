@@ -40,6 +40,7 @@ def data(tmp_path_factory):
     samples.folder_samples(root)
     samples.ssv2_samples(root)
     samples.epic_samples(root)
+    samples.epic_55_samples(root)
     samples.authors_samples(root)
     return root
 
@@ -80,7 +81,7 @@ def test_the_command_packs_a_data_set_that_passes_its_check_and_teaches(name, da
 
 @pytest.mark.parametrize("page", ["README.md", "docs/evaluation.md", "docs/study.md"])
 def test_commands_of_evaluations_and_studies_are_understood(page):
-    text = (DOCS.parents[1] / page).read_text()
+    text = re.sub(r" *\\\n *", " ", (DOCS.parents[1] / page).read_text())
     found = re.findall(r"^ {4}python rayjobs/(evaluate|study)\.py(.*?)(?: +#.*)?$", text, re.MULTILINE)
     assert found
     for job, arguments in found:

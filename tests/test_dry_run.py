@@ -1,6 +1,8 @@
 """Dry runs tell what would be done by the code that would do it, and change nothing; recipes are valid settings."""
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -78,15 +80,34 @@ def test_every_recipe_can_be_run(recipe, home, tmp_path):
     settings = Settings.model_validate(tree)
     if recipe == "tabletop":
         assert settings == Settings()
+        for section in ("views", "student", "loss", "optim"):
+            assert set(tree[section]) == set(getattr(settings, section).model_dump()), section
         return
     (tmp_path / "data").mkdir()
     shutil.copytree(home / "data" / "small", tmp_path / "data" / settings.data.folder)
-    here = ["--run.home", str(tmp_path), "--dry-run", "--run.local", "--loss.distill_weight", "0"]
-    arguments = ["--config", str(ROOT / "configs" / f"{recipe}.yaml"), *here, "--loss.label_weight", "1"]
-    facts = distill(load_settings(arguments, job="distill", about=""))
+    arguments = ["--config", str(ROOT / "configs" / f"{recipe}.yaml")]
+    arguments += ["--run.home", str(tmp_path), "--dry-run", "--run.local"]
+    labels = ["--loss.distill_weight", "0", "--loss.label_weight", "1"]
+    facts = distill(load_settings([*arguments, *labels], job="distill", about=""))
     assert facts["networks"]["network"]["arch"] == "torchvision/swin3d_t"
     assert facts["networks"]["network"]["gflops_per_view"] > 20
     for teacher in TEACHERS if recipe == "epic100" else []:
         more = ["--config", str(ROOT / "configs" / "teachers" / f"{teacher}.yaml")]
         facts = train_teacher(load_settings([*arguments, *more], job="train_teacher", about=""))
         assert facts["networks"]["network"]["parameters"] > 2e7
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe != "tabletop"])
+def test_the_commands_of_a_recipe_train_the_teachers_that_it_distils_from(recipe, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = re.sub(r" *\\\n# *", " ", (ROOT / "configs" / f"{recipe}.yaml").read_text())
+    *teachers, (last, arguments) = re.findall(r"^# +python rayjobs/(\w+)\.py (.*)$", text, re.MULTILINE)
+    trained = []
+    for job, each in teachers:
+        settings = load_settings(shlex.split(each), job=job, about="")
+        assert job == "train_teacher" and not settings.loss.distils
+        trained.append(f"teacher-{settings.teacher.modality}-{settings.data.folder}")
+    settings = load_settings(shlex.split(arguments), job=last, about="")
+    assert (last, settings.teachers.folders, len(trained)) == ("distill", trained, 3)
+    gpus = settings.resources.workers + settings.teachers.actors * settings.teachers.num_gpus
+    assert settings.resources.use_gpu and f"{gpus:g} GPUs" in text

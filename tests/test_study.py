@@ -1,5 +1,7 @@
 """The study as a whole, on the small data, in one process."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -10,6 +12,20 @@ from mmkd.study.tasks import Task, carry_out
 from mmkd.study.teaching import TeacherSet, corrupt, plan_set
 from mmkd.study.training import student_settings
 from tests.small import small_settings
+
+
+def test_given_teachers_are_found_by_the_names_of_their_runs(home):
+    best = home / "runs" / "teacher-flow-given" / "best"
+    shutil.copytree(home / "models" / "flow", best)
+    settings = small_settings(
+        home,
+        run={"home": str(home), "local": True, "dry_run": True},
+        teachers={"folders": ["rgb", "teacher-flow-given"]},
+        study={"groups": ["weighting"]},
+    )
+    assert study(settings)["dry_run"]
+    given = plan_set(settings, "s", ["rgb", "flow"], 0, 1.0).folders
+    assert (given["rgb"], given["flow"]) == (str(home / "models" / "rgb"), str(best))
 
 
 @pytest.mark.slow

@@ -18,7 +18,8 @@ class Source(Section):
     """folder, epic, ssv2, reference: folder of the videos, frames or packs. This and all paths of a source are
     absolute, or s3:// or gs:// ones."""
     annotations: str = ""
-    """epic, ssv2: folder of the annotation tables; folder: a CSV or Parquet manifest (empty: a folder per class)."""
+    """epic, ssv2, reference: folder of the annotation tables; folder: a CSV or Parquet manifest (empty: a folder per
+    class)."""
     train_table: str = ""
     """epic, ssv2, reference: table of the train split, relative ones are in `annotations`; empty: the official name."""
     val_table: str = ""
@@ -30,8 +31,8 @@ class Source(Section):
     for folder a JSON file of head to class names, empty: those that occur."""
     boxes: str = ""
     """Hand and object boxes. epic: folder of the hand-object .pkl files, empty: root; ssv2: JSON file of
-    Something-Else, or a folder of such; folder: a JSON Lines or Parquet file; reference: its detections (JSON or
-    HDF5)."""
+    Something-Else, or a folder of such; folder: a JSON Lines or Parquet file, or a folder of such; reference: its
+    detections (JSON or HDF5)."""
     audio: str = ""
     """Sound that is not in the videos. epic: a folder of VIDEO.wav, or an HDF5 pack; reference: its HDF5 pack."""
     flow: str = ""

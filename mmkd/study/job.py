@@ -16,7 +16,7 @@ from mmkd.jobs import ensure_data, session
 from mmkd.models import describe_model
 from mmkd.pipeline import cached_dataset
 from mmkd.progress import duration, say
-from mmkd.resolve import check_folders
+from mmkd.resolve import check_folders, teacher_folders
 from mmkd.runs import RunFolder, read_lines, write_json
 from mmkd.storage import name_of
 from mmkd.study.arms import BAD, Recipe, recipes
@@ -103,7 +103,7 @@ def _identity(settings: Settings) -> dict[str, Any]:
 def _arms(settings: Settings, name: str) -> tuple[list[Recipe], list[TeacherSet]]:
     """What is trained, and the sets of teachers that it needs."""
     if settings.teachers.folders:
-        names = [describe_model(settings.home / "models" / f)["modality"] for f in settings.teachers.folders]
+        names = [describe_model(folder)["modality"] for folder in teacher_folders(settings)]
         if len(set(names)) < len(names):
             raise SettingsError(f"a study's teachers see different things; teachers.folders has {', '.join(names)}.")
         if settings.study.shares and "data" in settings.study.groups:

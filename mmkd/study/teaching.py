@@ -13,6 +13,7 @@ from mmkd.config import MODALITIES, Modality, Network, Settings
 from mmkd.config.changes import apply
 from mmkd.jobs import train_teacher
 from mmkd.models import load_model, save_model
+from mmkd.resolve import teacher_folders
 from mmkd.study.arms import BAD, corrupted, longer
 from mmkd.study.tasks import Task, of_task
 
@@ -41,8 +42,7 @@ def plan_set(settings: Settings, study: str, modalities: Sequence[Modality], num
     """Where a set's teachers and answers are, or will be; those of teachers.folders where it names any."""
     name = str(number) if share == 1 else f"{number}-{100 * share:g}"
     if settings.teachers.folders:
-        given = (str(settings.home / "models" / folder) for folder in settings.teachers.folders)
-        folders: dict[str, str] = dict(zip(modalities, given, strict=True))
+        folders: dict[str, str] = dict(zip(modalities, teacher_folders(settings), strict=True))
     else:
         runs = settings.home / "runs" / study / "teachers"
         folders = {str(modality): str(runs / f"{name}-{modality}" / "best") for modality in modalities}
