@@ -61,7 +61,7 @@ class Units(torch.utils.data.Dataset):
         return self.work.plan.num_steps
 
     def __getitem__(self, unit: int) -> dict[str, Any]:
-        return {name: torch.from_numpy(values) for name, values in read(self.work, 1, unit).items()}
+        return {name: torch.from_numpy(values) for name, values in read(self.work, 1, 0, range(unit, unit + 1)).items()}
 
 
 def plain_blocks(workers: int) -> Any:
@@ -94,7 +94,7 @@ def timed_blocks(seconds: dict[str, float]) -> Any:
         stage = TeacherStage(work, watched=False)
         for unit in range(start, work.plan.num_steps):
             began = time.process_time()
-            block = read(work, 1, unit)
+            block = read(work, 1, 0, range(unit, unit + 1))
             done = time.process_time()
             answered = stage(block)
             if work.plan.step(unit).phase == "train":

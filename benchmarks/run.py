@@ -1,6 +1,6 @@
 """All benchmarks, one after the other: a table of figures with their limits, JSON, and a picture.
 
-    python benchmarks/run.py [--parts live,start,memory,scale,replay,sweep,evaluation,packing,inference] [--out FOLDER]
+    python benchmarks/run.py [--parts live,start,memory,scale,...] [--out FOLDER]
 
 make bench is the same. The machine should do nothing else meanwhile; on two cores all parts take about an hour and a
 half. Each part is a script of its own in this folder and says more in its --help. HOME/data/tabletop is made where it
@@ -32,6 +32,8 @@ PARTS = {
     "start": ["start.py"],
     "memory": ["memory.py"],
     "scale": ["scale.py"],
+    "scale-slow": ["scale.py", "--batch-seconds", "0.5", "--seconds", "40", "--parts", "teachers"],
+    "scale-8": ["scale.py", "--actors", "8", "--students", "2", "--parts", "teachers,students"],
     "replay": ["bank.py", "--part", "epoch"],
     "sweep": ["sweep.py"],
     "evaluation": ["evaluation.py", *MODEL, "--data", "tabletop"],

@@ -3,13 +3,14 @@
     python benchmarks/scale.py [--actors 64] [--students 8] [--batches 8] [--out FILE] [--run.home /abs]
 
 The plan, the manifests, the order, the blocks and Ray Data are those of a distillation on HOME/data/tabletop. What
-takes time in it sleeps instead: an actor of the teacher pool 50 ms a batch of 32 clips, a student a set time a step;
-nothing is decoded, and a clip's frames are a few bytes. A student's share of a global batch is --batches teacher
-batches. So this machine's cores carry what is the pipeline's own, and nothing else.
+takes time in it sleeps instead: an actor of the teacher pool 50 ms a batch of 32 clips, a student 100 ms a step;
+nothing is decoded, and a clip's frames are a few bytes. A student's share of a global batch is 32 clips, and a block
+is --batches of them. So this machine's cores carry what is the pipeline's own, and the processes: 64 actors that only
+sleep take about one core.
 
     teachers   the students take no time: the pool should never be idle
     stragglers the same, and about one actor in 16, at random, takes twice as long
-    students   four times as many teachers as the students need: the students should never be idle
+    students   they take their time: with more than one actor for each they should never be idle
     ceiling    nobody takes any time: clips and blocks a second, the pipeline's own limit on this machine
     long       a plan of --units units, as of a long run on many workers: seconds until its first block
 
@@ -32,14 +33,15 @@ import numpy as np
 from common import CORES, Facts, ensure_data, figure, finish
 
 from mmkd.cli import load_settings
-from mmkd.pipeline import Work, configure_context, in_teacher_pool
+from mmkd.pipeline import Work
 from mmkd.plan import PADDING
 from mmkd.progress import say
+from mmkd.ray_data import as_row, configure_context, in_teacher_pool, of_row, units_of
 from mmkd.reader import PADDED, REAL, Block
 from mmkd.resolve import plan_student, teacher_folders
 from mmkd.units import read_units
 
-BATCH, BATCH_SECONDS = 32, 0.05
+BATCH, STEP_SECONDS = 32, 0.1
 READERS, FRAME_BYTES, CLASSES = 8, 64, 16
 PARTS = ("teachers", "stragglers", "students", "ceiling", "long")
 
@@ -53,31 +55,32 @@ class Shape:
     batch_seconds: float
     step_seconds: float
     straggling: int = 0
-    planned_steps: int = 0
+    planned_blocks: int = 0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--actors", type=int, default=64)
     parser.add_argument("--students", type=int, default=8)
-    parser.add_argument("--batches", type=int, default=8, help="teacher batches in a student's share")
-    parser.add_argument("--seconds", type=float, default=30.0, help="about how long each part goes on")
+    parser.add_argument("--batches", type=int, default=8, help="steps whose clips travel as one block")
+    parser.add_argument("--batch-seconds", type=float, default=0.05, help="that a teacher takes for 32 clips")
+    parser.add_argument("--seconds", type=float, default=10.0, help="how long each part goes on, if all are busy")
     parser.add_argument("--units", type=int, default=100_000, help="of part long")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--out", help="JSON file to write")
     own, rest = parser.parse_known_args(argv)
-    flags = ["--optim.batch_size", str(BATCH * own.batches * own.students), "--views.distinct", "1", *rest]
+    flags = ["--optim.batch_size", str(BATCH * own.students), "--resources.steps_per_block", str(own.batches)]
+    flags += ["--views.distinct", "1", "--optim.validate_every", "1000000", *rest]
     settings = load_settings(flags, job="distill", about="", program="python benchmarks/scale.py")
     ensure_data(settings)
     work, _ = plan_student(settings, teacher_folders(settings))
-    block_seconds = own.batches * BATCH_SECONDS
-    rate = own.actors / block_seconds / own.students  # blocks a second and student that the pool answers
+    block_seconds = own.batches * own.batch_seconds
     shapes = {
-        "teachers": Shape(own.actors, own.students, BATCH_SECONDS, 0.0),
-        "stragglers": Shape(own.actors, own.students, BATCH_SECONDS, 0.0, straggling=16),
-        "students": Shape(own.actors, own.students, BATCH_SECONDS, 4 / rate),
+        "teachers": Shape(own.actors, own.students, own.batch_seconds, 0.0),
+        "stragglers": Shape(own.actors, own.students, own.batch_seconds, 0.0, straggling=16),
+        "students": Shape(own.actors, own.students, own.batch_seconds, STEP_SECONDS * own.batches),
         "ceiling": Shape(4, own.students, 0.0, 0.0),
-        "long": Shape(1, own.students, 0.0, 0.0, planned_steps=own.units // own.students),
+        "long": Shape(1, own.students, 0.0, 0.0, planned_blocks=own.units // own.students // own.batches),
     }
     import ray
 
@@ -93,10 +96,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     found: dict[str, Facts] = {}
     for part in own.parts.split(","):
         shape = shapes[part]
-        step = max(block_seconds / (shape.actors / shape.students) * bool(shape.batch_seconds), shape.step_seconds)
-        steps = round(own.seconds / step) if step else 200
-        epochs = -(-max(steps, shape.planned_steps) // work.plan.train_steps)
-        found[part] = simulate(replace(work, plan=replace(work.plan, epochs=epochs)), shape, steps)
+        block = max(block_seconds / (shape.actors / shape.students) * bool(shape.batch_seconds), shape.step_seconds)
+        blocks = round(own.seconds / block) if block else 100
+        epochs = max(blocks, shape.planned_blocks)  # an epoch has a block of each student at least
+        found[part] = simulate(replace(work, plan=replace(work.plan, epochs=epochs)), shape, blocks)
         say(f"{part:<11}" + "  ".join(f"{name} {value:.4g}" for name, value in found[part].items()))
     ray.shutdown()
     finish({"cores": CORES, "parts": found}, figures(found), own.out)
@@ -118,32 +121,36 @@ def figures(found: dict[str, Facts]) -> list[Facts]:
     return shown
 
 
-def simulate(work: Work, shape: Shape, steps: int) -> Facts:
-    """Carry out the first steps of a plan; shares of the time in which all stages are under way."""
+def simulate(work: Work, shape: Shape, blocks: int) -> Facts:
+    """Carry out a plan until each student has had so many blocks; shares of the time in which all stages are under
+    way."""
     import ray
 
     configure_context(work.settings)
     teachers = work.settings.teachers.model_copy(update={"num_gpus": 1.0, "num_cpus": 0.1})
-    planned = max(steps, shape.planned_steps) * shape.students
+    groups = work.plan.groups(work.plan.weigh_steps, work.settings.resources.steps_per_block)
+    groups = groups[: max(blocks, shape.planned_blocks)]
+    shares = [(steps, rank) for steps in groups for rank in range(shape.students)]
     with tempfile.TemporaryDirectory() as folder:
         began = time.time()
-        dataset = read_units(partial(glance, work, shape.students), range(planned), readers=READERS, num_cpus=0.1)
+        dataset = read_units(partial(glance, work, shape.students), shares, readers=READERS, num_cpus=0.1)
         arguments = {"folder": folder, "seconds": shape.batch_seconds, "straggling": shape.straggling}
-        dataset = in_teacher_pool(dataset, teachers, Sleeping, arguments, work.plan.share(shape.students), shape.actors)
+        dataset = in_teacher_pool(dataset, teachers, Sleeping, arguments, 1, shape.actors)
         parts = dataset.streaming_split(shape.students, equal=True)
         student = ray.remote(num_cpus=0.1)(study)
-        spans = ray.get([student.remote(part, shape.step_seconds, steps) for part in parts])
-        students = np.array(spans)  # [students, steps, (asked, came, done)]
+        spans = ray.get([student.remote(part, shape.step_seconds, blocks) for part in parts])
+        students = np.array(spans)  # [students, blocks, (asked, came, done, clips)]
         pool = [np.loadtxt(path, ndmin=2) for path in Path(folder).iterdir()]
     came = np.sort(students[:, :, 1].max(axis=0))
-    window = came[steps // 4], came[-steps // 8]
-    seconds, blocks = window[1] - window[0], int(((came >= window[0]) & (came < window[1])).sum()) * shape.students
+    window = came[blocks // 4], came[-blocks // 8]
+    seconds = window[1] - window[0]
+    inside = (students[:, :, 1] >= window[0]) & (students[:, :, 1] < window[1])
     return {
         "first_block": float(students[:, 0, 1].min() - began),
         "pool_busy": sum(overlap(spans, window) for spans in pool) / (shape.actors * seconds),
-        "students_busy": sum(overlap(spans[:, 1:], window) for spans in students) / (shape.students * seconds),
-        "blocks_per_second": blocks / seconds,
-        "clips_per_second": blocks * work.plan.share(shape.students) / seconds,
+        "students_busy": sum(overlap(spans[:, 1:3], window) for spans in students) / (shape.students * seconds),
+        "blocks_per_second": float(inside.sum() / seconds),
+        "clips_per_second": float(students[:, :, 3][inside].sum() / seconds),
         "seconds": float(seconds),
     }
 
@@ -153,15 +160,16 @@ def overlap(spans: np.ndarray, window: tuple[float, float]) -> float:
     return float((np.minimum(spans[:, 1], window[1]) - np.maximum(spans[:, 0], window[0])).clip(min=0).sum())
 
 
-def glance(work: Work, num_workers: int, unit: int) -> Block:
-    """A unit of the plan with a few bytes in place of its clips' frames."""
-    index, rank = divmod(unit, num_workers)
-    step, clips, views = work.plan.unit(index, rank, num_workers)
-    manifest = work.manifests()["val" if step.phase == "val" else "train"]
-    place = {"step": np.full(len(clips), index, np.int64), "rank": np.full(len(clips), rank, np.int64), "view": views}
-    labels = {f"label/{head}": values[clips] for head, values in manifest.labels.items()}
+def glance(work: Work, num_workers: int, share: tuple[range, int]) -> Block:
+    """A worker's units of some steps of the plan, with a few bytes in place of their clips' frames."""
+    steps, rank = share
+    units = [work.plan.unit(step, rank, num_workers) for step in steps]
+    clips, views = (np.concatenate([unit[part] for unit in units]) for part in (1, 2))
+    place = {"step": np.repeat(steps, len(units[0][1])), "rank": np.full(len(clips), rank), "view": views}
+    labels = {f"label/{head}": values[clips] for head, values in work.manifests()["train"].labels.items()}
     status = np.where(clips == PADDING, PADDED, REAL).astype(np.int8)
-    return {"clip": clips, "status": status, **place, **labels, "rgb": np.zeros((len(clips), FRAME_BYTES), np.uint8)}
+    rgb = np.zeros((len(clips), FRAME_BYTES), np.uint8)
+    return as_row([{"clip": clips, "status": status, **place, **labels, "rgb": rgb}])
 
 
 class Sleeping:
@@ -173,26 +181,27 @@ class Sleeping:
             self.seconds *= 2
         self.spans = Path(folder) / str(os.getpid())
 
-    def __call__(self, block: Block) -> Block:
-        began = time.time()
+    def __call__(self, row: Block) -> Block:
+        began, block = time.time(), of_row(row)
         time.sleep(self.seconds * -(-len(block["clip"]) // BATCH))
         logits = np.zeros((len(block["clip"]), 1, CLASSES), np.float32)
         with self.spans.open("a") as file:
             file.write(f"{began} {time.time()}\n")
-        return block | {"teacher_logits/action": logits}
+        return as_row([block | {"teacher_logits/action": logits}])
 
 
-def study(part: Any, seconds: float, steps: int) -> list[tuple[float, float, float]]:
-    """A student: when it asked for each block, had it, and was done with it."""
+def study(part: Any, seconds: float, blocks: int) -> list[tuple[float, float, float, int]]:
+    """A student: when it asked for each block, had it, and was done with it, and the clips in it."""
     spans, asked = [], time.time()
-    for block in part.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=4):
-        came = time.time()
-        assert len(set(block["step"].tolist())) == 1
+    for row in part.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
+        came, clips = time.time(), 0
+        for unit in units_of(of_row(row)):
+            clips += int((unit["status"] == REAL).sum())
         if seconds:
             time.sleep(seconds)
-        spans.append((asked, came, time.time()))
+        spans.append((asked, came, time.time(), clips))
         asked = time.time()
-        if len(spans) == steps:
+        if len(spans) == blocks:
             break
     return spans
 

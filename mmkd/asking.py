@@ -11,8 +11,9 @@ from functools import partial
 import numpy as np
 
 from mmkd.config import Settings
-from mmkd.pipeline import cached_dataset, cached_manifest, configure_context, in_teacher_pool, make_ensemble
+from mmkd.pipeline import cached_dataset, cached_manifest, make_ensemble
 from mmkd.plan import PADDING, Clips
+from mmkd.ray_data import configure_context, in_teacher_pool
 from mmkd.reader import Block, read_unit
 from mmkd.views import Grids, grid_slots
 

@@ -10,6 +10,7 @@ from mmkd.models import Recogniser, load_model
 from mmkd.optimizing import learning_rate
 from mmkd.pipeline import Work, cached_dataset
 from mmkd.progress import say
+from mmkd.ray_data import steps_together
 from mmkd.reader import empty_block
 from mmkd.resolve import plan_student, plan_teacher, run_folder, teacher_folders
 from mmkd.resources import Node, check_fits, needs, total
@@ -169,7 +170,9 @@ def _views(work: Work) -> list[tuple[str, str]]:
         )
     if settings.resources.inline:
         return lines
-    ahead = settings.resources.prefetch * settings.resources.workers + settings.resources.reading_tasks + 2
+    together = steps_together(work, settings.resources.workers)
+    blocks = -(-settings.resources.prefetch // together) * settings.resources.workers
+    ahead = together * (blocks + settings.resources.reading_tasks + 2)
     lines.append(("", f"about {total * ahead / 1e6:.0f} MB under way in shared memory, of resources.object_store_mb "
                       f"{settings.resources.object_store_mb}"))  # fmt: skip
     return lines

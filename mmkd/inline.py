@@ -29,7 +29,7 @@ def blocks_in_process(work: Work, start: int, watched: bool = False) -> Iterator
     for step in range(start, work.plan.num_steps):
         try:
             with watchdog.over(f"the reading of step {step} of the plan, worker {rank()}"):
-                block = read(work, world_size(), step * world_size() + rank())
+                block = read(work, world_size(), rank(), range(step, step + 1))
         except TimeoutError as error:
             leave_failure(work.run_folder, error)
             raise

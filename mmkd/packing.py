@@ -156,7 +156,7 @@ def _run_on_ray(settings: Settings, planned: Packing, folder: str, tasks: list[T
     import cv2
     import ray
 
-    from mmkd.pipeline import configure_context
+    from mmkd.ray_data import configure_context
 
     if not tasks:
         return

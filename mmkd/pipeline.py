@@ -1,18 +1,14 @@
-"""The plan as one ordered Ray Data execution: units -> read and decode -> teachers -> RGB, labels and logits.
+"""What a training carries out, and its stages: reading and decoding units of the plan, and the teachers on them.
 
 Where a bank holds a unit's answers they are read with it, and then neither what only teachers see is read, nor are the
-teachers asked.
-
-One block is one worker's share of one global batch, from the first stage to the last; with `preserve_order` and n
-workers, worker r is given blocks r, r + n, ... which are the plan's units for it.
+teachers asked. A unit is one worker's share of one global batch.
 """
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,7 +18,6 @@ from mmkd.config import Network, Settings, Teachers
 from mmkd.dataset import Dataset, open_dataset
 from mmkd.plan import PADDING, Plan, chosen_share
 from mmkd.reader import PADDED, REAL, Block, read_unit
-from mmkd.resources import teachers_read
 from mmkd.runs import write_json
 from mmkd.shards import NO_LABEL, Manifest, read_manifest
 from mmkd.telemetry import TeacherMetrics
@@ -103,18 +98,18 @@ def cached_dataset(folder: str) -> Dataset:
     return open_dataset(folder)
 
 
-def read(work: Work, num_workers: int, unit: int) -> Block:
-    """Read and decode unit number step * num_workers + rank of the plan, with what a bank knows of it.
+def read(work: Work, num_workers: int, rank: int, steps: range) -> Block:
+    """Read and decode a worker's units of some steps of one phase, one after the other, with what a bank knows of them.
 
     Raises:
         NotInBankError: the bank has to answer and does not.
     """
-    index, rank = divmod(unit, num_workers)
-    step, clips, views = work.plan.unit(index, rank, num_workers)
-    training = step.phase == "train"
-    manifest = work.manifests()["val" if step.phase == "val" else "train"]
+    units = [work.plan.unit(step, rank, num_workers) for step in steps]
+    phase = units[0][0].phase
+    clips, views = (np.concatenate([unit[part] for unit in units]) for part in (1, 2))
+    manifest = work.manifests()["val" if phase == "val" else "train"]
     known: Block = {}
-    if work.bank is not None and work.bank.reads and step.phase != "val":
+    if work.bank is not None and work.bank.reads and phase != "val":
         try:
             known = look_up(work.bank, work.settings.views, manifest, clips, views)
         except ValueError as error:
@@ -126,16 +121,16 @@ def read(work: Work, num_workers: int, unit: int) -> Block:
         work.settings.views,
         clips,
         views,
-        work.modalities(step.phase, answered=bool(known) and bool(known["banked"][clips != PADDING].all())),
-        grids=(work.settings.views.test_grid,) if step.phase == "val" else (),
-        partners=work.plan.train if training else None,
+        work.modalities(phase, answered=bool(known) and bool(known["banked"][clips != PADDING].all())),
+        grids=(work.settings.views.test_grid,) if phase == "val" else (),
+        partners=work.plan.train if phase == "train" else None,
     )
     if known:
         # A clip is broken where something that the teachers saw of it is, though it is not read again.
         seen_as = np.where(known["banked"], known.pop("banked_status"), PADDED)
         block["status"] = np.where((seen_as != PADDED) & (block["status"] == REAL), seen_as, block["status"])
-    place = {"step": np.full(len(clips), index, np.int64), "rank": np.full(len(clips), rank, np.int64), "view": views}
-    return block | place | known
+    place = {"step": np.repeat(np.array(steps, np.int64), len(clips) // len(steps)), "view": views}
+    return block | place | {"rank": np.full(len(clips), rank, np.int64)} | known
 
 
 def leave_failure(run_folder: str, error: Exception) -> None:
@@ -148,7 +143,7 @@ def leave_failure(run_folder: str, error: Exception) -> None:
 
 
 class TeacherStage:
-    """Teachers on the blocks of the phases that they take part in, as far as no bank answered; the others pass.
+    """Teachers on units of the phases that they take part in, as far as no bank answered; the others pass.
 
     Args:
         pool: name of the pool whose teachers are asked; None: all are, in the process of the student.
@@ -221,80 +216,4 @@ def make_ensemble(
         each_view=each_view,
         members=members,
         later=later,
-    )
-
-
-def quiet(library: str) -> None:
-    """Keep a Ray library's messages in its log files, off the screen."""
-    for handler in logging.getLogger(library).handlers:
-        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
-            handler.setLevel(logging.ERROR)
-
-
-def configure_context(settings: Settings) -> None:
-    """Set Ray Data up for whole, ordered blocks in the process that builds and runs the dataset."""
-    from ray.data import DataContext
-
-    context = DataContext.get_current()
-    context.target_max_block_size = None
-    context.execution_options.preserve_order = True
-    context.execution_options.locality_with_output = False
-    context.execution_no_progress_timeout_s = settings.resources.no_progress_seconds
-    context.enable_progress_bars = False
-    context.enable_rich_progress_bars = False
-    if not settings.run.ray_logs:
-        quiet("ray.data")
-
-
-def build_dataset(work: Work, start: int, num_workers: int) -> Any:
-    """The rest of the plan from step `start` as a lazy Ray dataset, one block a unit."""
-    from mmkd.units import read_units
-
-    resources = work.settings.resources
-    pools = work.settings.teachers.each_pool() if work.live_teachers else {}
-    units = range(start * num_workers, work.plan.num_steps * num_workers)
-    unit_read = partial(read, work, num_workers)
-    together = teachers_read(work.settings, work.live_teachers)
-    if together:
-        first = next(iter(pools.values()))
-        dataset = read_units(unit_read, units, readers=None, num_cpus=first.num_cpus, **place_of(first))
-    else:
-        where = {"label_selector": resources.reader_labels} if resources.reader_labels else {}
-        dataset = read_units(
-            unit_read, units, readers=resources.reading_tasks, num_cpus=resources.cpus_per_reader, **where
-        )
-    for number, (name, pool) in enumerate(pools.items()):
-        arguments = {"work": work, "pool": name}
-        stage = type(f"Pool_{name}", (TeacherStage,), {})  # the dashboard shows a stage by its class
-        rows = None if together and number == 0 else work.plan.share(num_workers)
-        dataset = in_teacher_pool(dataset, pool, stage, arguments, rows, pool.actors)
-    return dataset
-
-
-def place_of(teachers: Teachers) -> dict[str, Any]:
-    """Arguments of Ray Data that say on which nodes a pool may run."""
-    where: dict[str, Any] = {"accelerator_type": teachers.accelerator_type} if teachers.accelerator_type else {}
-    return where | ({"label_selector": teachers.labels} if teachers.labels else {})
-
-
-def in_teacher_pool(
-    dataset: Any, teachers: Teachers, stage: type, arguments: dict[str, Any], rows: int | None, actors: int
-) -> Any:
-    """Pass whole blocks through a pool of actors that hold an ensemble.
-
-    Args:
-        rows: of each block; None, for blocks whatever they have, which Ray refuses on GPUs. Without it Ray puts this
-            stage into one with the reading tasks before it, where these are given the same resources and no limit.
-        actors: of the pool.
-    """
-    from ray.data import ActorPoolStrategy
-
-    return dataset.map_batches(
-        stage,
-        fn_constructor_kwargs=arguments,
-        batch_size=rows,  # as every block has as many rows, none are merged
-        num_cpus=teachers.num_cpus,
-        num_gpus=teachers.num_gpus,
-        compute=ActorPoolStrategy(size=actors),
-        **place_of(teachers),
     )

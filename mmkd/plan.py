@@ -76,8 +76,11 @@ class Plan:
 
     def ends_phase(self, step: "Step") -> bool:
         """Whether a step is the last of its phase in its epoch."""
-        steps = {"weigh": self.weigh_steps, "train": self.train_steps, "val": self.val_steps}
-        return step.number == steps[step.phase] - 1
+        return step.number == self._phase_steps(step) - 1
+
+    def _phase_steps(self, step: "Step") -> int:
+        """Steps of its phase in an epoch."""
+        return {"weigh": self.weigh_steps, "train": self.train_steps, "val": self.val_steps}[step.phase]
 
     @property
     def num_steps(self) -> int:
@@ -118,6 +121,17 @@ class Plan:
         number, done = divmod(index - self.weigh_steps, whole)
         first = number * self.validate_every
         return first, min(self.validate_every, self.epochs - first), done
+
+    def groups(self, start: int, most: int) -> list[range]:
+        """The rest of the run from step `start` in groups of at most `most` consecutive steps, each of one phase of one
+        epoch."""
+        groups = []
+        while start < self.num_steps:
+            step = self.step(start)
+            end = start + min(most, self._phase_steps(step) - step.number)
+            groups.append(range(start, end))
+            start = end
+        return groups
 
     def unit(self, index: int, rank: int, num_workers: int) -> tuple[Step, Clips, Clips]:
         """What one worker sees in a step.

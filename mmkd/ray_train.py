@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ from torch import nn
 
 from mmkd.config import JobError, Resources, Settings
 from mmkd.inline import blocks_in_process
-from mmkd.pipeline import Work, build_dataset, configure_context, leave_failure
+from mmkd.pipeline import Work, leave_failure
+from mmkd.ray_data import build_dataset, configure_context, of_row, steps_together, units_of
 from mmkd.reader import Block
 from mmkd.runs import read_lines
 from mmkd.telemetry.profile import save_timeline
 from mmkd.watchdog import HANGS
 from mmkd.worker import run_worker, start_position
+from mmkd.workers import world_size
 
 
 def train_on_ray(work: Work, run: Path, facts: dict[str, Any], threads: int, in_trial: bool = False) -> None:
@@ -142,8 +145,9 @@ def _worker(config: dict[str, Any]) -> None:
         if work.settings.resources.inline:
             return blocks_in_process(work, position, watched=True)
         shard = ray.train.get_dataset_shard("plan")
-        prefetch = work.settings.resources.prefetch
-        return shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=prefetch)
+        prefetch = -(-work.settings.resources.prefetch // steps_together(work, world_size()))
+        rows = shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=prefetch)
+        return chain.from_iterable(units_of(of_row(row)) for row in rows)
 
     def node_goes() -> bool:
         return ray.train.get_preemption_info() is not None

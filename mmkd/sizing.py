@@ -162,6 +162,7 @@ def chosen_values(
         share = round(min(0.99 * (cpus - reading) / (sizes.workers + sizes.actors), 0.99 * most), 2)
         share = min(share, 0.99) if sizes.inline else share
         values |= {"resources.cpus_per_worker": share, "teachers.num_cpus": share if sizes.actors else 0.5}
+        values["teachers.num_gpus"] = 0.0
     if sizes.actors:
         values["teachers.actors"] = sizes.actors
     if costs.teachers:

@@ -103,10 +103,10 @@ def _costs(work: Work, workers: int, on_gpu: bool, longest: float) -> dict[str, 
     batch = work.plan.batch_size
     shares = max(1, min(max(workers, -(-batch // MOST_ROWS)), batch // LEAST_ROWS))
     train = (step for step in range(work.plan.num_steps) if work.plan.step(step).phase == "train")
-    units = cycle([step * shares for step in islice(train, 64)])
-    block = read(work, shares, next(units))  # manifests are read, and files come into memory
+    units = cycle([range(step, step + 1) for step in islice(train, 64)])
+    block = read(work, shares, 0, next(units))  # manifests are read, and files come into memory
     rows = len(block["clip"])
-    seconds: dict[str, Any] = {"read": _seconds(lambda: read(work, shares, next(units)), longest) / rows}
+    seconds: dict[str, Any] = {"read": _seconds(lambda: read(work, shares, 0, next(units)), longest) / rows}
     seconds["teachers"] = {}
     if work.live_teachers:
         stage = TeacherStage(_where(work, on_gpu), watched=False)

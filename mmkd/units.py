@@ -19,7 +19,7 @@ from mmkd.reader import Block as Columns
 class Units(Datasource):
     """Blocks of the given units, in order; `read` (unit to block) travels once, by reference."""
 
-    def __init__(self, read: Callable[[int], Columns], units: Sequence[int]):
+    def __init__(self, read: Callable[[Any], Columns], units: Sequence[Any]):
         super().__init__()
         self._read, self._units = ray.put(read), units
 
@@ -37,8 +37,8 @@ class Units(Datasource):
 
 
 def read_units(
-    read: Callable[[int], Columns],
-    units: Sequence[int],
+    read: Callable[[Any], Columns],
+    units: Sequence[Any],
     *,
     readers: int | None,
     num_cpus: float,
@@ -59,11 +59,11 @@ def read_units(
     )
 
 
-def _block(read: Any, unit: int) -> list[Block]:
+def _block(read: Any, unit: Any) -> list[Block]:
     return [BlockAccessor.batch_to_block(_resolve(read)(unit))]
 
 
 @lru_cache(maxsize=2)
-def _resolve(read: Any) -> Callable[[int], Columns]:
+def _resolve(read: Any) -> Callable[[Any], Columns]:
     cv2.setNumThreads(1)  # Ray decides how many readers share the cores
     return ray.get(read)

@@ -75,7 +75,7 @@ def test_a_cluster_asked_for_by_name_must_answer(monkeypatch, closed_port):
 
 
 def test_threads_leave_room_for_teachers_and_a_reader(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 12)
+    monkeypatch.setattr("mmkd.cluster.available_cores", lambda: 12)
     settings = Settings.model_validate({"resources": {"workers": 2, "readers": 1}})
     assert (automatic_threads(settings, 4), automatic_threads(settings, 0)) == (3, 4)
     reading = Settings.model_validate({"resources": {"workers": 2}})  # teachers that read for themselves

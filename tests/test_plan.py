@@ -110,3 +110,13 @@ def test_held_out_clips_do_not_move_when_clips_are_added():
     assert weigh.tolist() == [i for i in more.tolist() if i < 2000]
     assert 150 < len(weigh) < 250
     assert hold_out(ids, 0.1, 1)[1].tolist() != weigh.tolist()
+
+
+@pytest.mark.parametrize("start", [0, 1, 4, 9])
+def test_steps_travel_in_groups_of_one_phase_in_order(start):
+    the_plan = plan()
+    groups = the_plan.groups(start, 3)
+    assert [step for steps in groups for step in steps] == list(range(start, the_plan.num_steps))
+    for steps in groups:
+        assert len({(the_plan.step(step).phase, the_plan.step(step).epoch) for step in steps}) == 1
+    assert max(map(len, groups)) == 3 and len(the_plan.groups(start, 1)) == the_plan.num_steps - start

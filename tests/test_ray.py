@@ -13,7 +13,7 @@ from mmkd.config import SettingsError
 from mmkd.dataset import open_dataset
 from mmkd.jobs import distill, pack_data, train_teacher
 from mmkd.models import load_model, save_model
-from mmkd.pipeline import build_dataset, configure_context
+from mmkd.ray_data import build_dataset, configure_context, of_row, units_of
 from mmkd.resolve import plan_student, teacher_folders
 from mmkd.resources import check_fits
 from mmkd.runs import read_lines, read_metrics
@@ -138,14 +138,15 @@ def test_more_workers_than_cpus_are_refused_with_the_sum(home):
 
 
 def test_teachers_on_cpus_read_for_themselves_so_that_only_what_the_student_needs_is_moved(home):
-    """One stage, with a block a unit; where reading tasks are asked for there are two."""
+    """One stage; where reading tasks are asked for there are two. Units of three steps make a block."""
     blocks, stages = {}, {}
     for readers in (0, 1):
-        settings = settings_of(home, f"reading-{readers}", resources={"readers": readers})
+        settings = settings_of(home, f"reading-{readers}", resources={"readers": readers, "steps_per_block": 3})
         work, _ = plan_student(settings, teacher_folders(settings))
         configure_context(settings)
         dataset = build_dataset(work, 0, 2).materialize()
-        blocks[readers] = list(dataset.iter_batches(batch_size=None, batch_format="numpy"))
+        rows = dataset.iter_batches(batch_size=None, batch_format="numpy")
+        blocks[readers] = [unit for row in rows for unit in units_of(of_row(row))]
         stages[readers] = "ReadClips->MapBatches(Pool_teachers)" in dataset.stats()
     assert stages == {0: True, 1: False}
     assert len(blocks[0]) == len(blocks[1]) == 2 * work.plan.num_steps

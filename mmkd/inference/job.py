@@ -25,8 +25,9 @@ from mmkd.inference.windows import check_windows
 from mmkd.jobs import ensure_data, session
 from mmkd.media.files import EXTENSIONS, is_video, videos_below
 from mmkd.models import describe_model, find_model, load_model
-from mmkd.pipeline import cached_dataset, cached_manifest, configure_context
+from mmkd.pipeline import cached_dataset, cached_manifest
 from mmkd.progress import duration, say
+from mmkd.ray_data import configure_context
 from mmkd.reader import Block
 from mmkd.resources import Demand, check_demands, room_for
 from mmkd.runs import RunFolder, differences

@@ -1,6 +1,7 @@
 """Sound: log-mel spectrograms and a small network over the windows around each sampled frame."""
 
 import math
+from contextlib import nullcontext
 from functools import lru_cache
 from itertools import pairwise
 
@@ -41,7 +42,7 @@ def log_mel(
     real, imaginary = spectrum.real, spectrum.imag
     power = torch.addcmul(real.square(), imaginary, imaginary)  # abs() takes a root, four times as long
     filters = mel_filters(num_mels, n_fft, sample_rate).to(power)
-    with torch.autocast(power.device.type, enabled=False):
+    with nullcontext() if power.is_meta else torch.autocast(power.device.type, enabled=False):
         mel = filters @ power
     decibels = 10.0 * torch.log10(mel.clamp_min(1e-10))
     return decibels.reshape(*samples.shape[:-1], *decibels.shape[-2:])

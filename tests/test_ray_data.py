@@ -1,0 +1,52 @@
+"""Blocks that travel on Ray, without Ray."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mmkd.config import Settings
+from mmkd.pipeline import Work
+from mmkd.plan import Plan
+from mmkd.ray_data import as_row, of_row, steps_together, units_of
+
+
+def test_units_come_out_of_a_row_as_they_went_in_and_nothing_is_copied():
+    rng = np.random.default_rng(0)
+    units = [{"step": np.full(4, step), "rgb": rng.integers(0, 255, (4, 2, 3), np.uint8)} for step in (7, 8, 9)]
+    row = as_row(units)
+    assert {len(values) for values in row.values()} == {1}
+    found = list(units_of(of_row(row)))
+    assert len(found) == 3
+    for ours, theirs in zip(found, units, strict=True):
+        assert all((ours[name] == theirs[name]).all() for name in theirs)
+        assert np.shares_memory(ours["rgb"], row["rgb"])
+
+
+def work(clips=100_000, batch=64, **sections) -> Work:
+    plan = Plan(np.arange(clips), np.arange(10), np.arange(0), epochs=1, batch_size=batch)
+    return Work(Settings.model_validate(sections), "", plan, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("views", "num_workers", "together"),
+    [
+        ({"size": 64, "frames": 8}, 1, 2),  # of 98 KB, 170 clips are 16 MB
+        ({"size": 64, "frames": 8}, 8, 21),
+        ({"size": 224, "frames": 8}, 1, 1),  # of 1.2 MB, 13 are, but 32 are not above 64 MB
+        ({"size": 224, "frames": 8}, 16, 8),
+        ({"size": 224, "frames": 32}, 16, 3),
+    ],
+)
+def test_a_block_has_many_clips_and_not_too_many_bytes(views, num_workers, together):
+    found = steps_together(work(views=views), num_workers)
+    assert found == together
+    mb = found * -(-64 // num_workers) * views["frames"] * views["size"] ** 2 * 3 / 2**20
+    assert found == 1 or mb <= 64
+
+
+def test_an_epoch_has_blocks_enough_for_all_stages():
+    few = work(clips=2000, batch=32)
+    assert steps_together(few, 1) == 5 and steps_together(work(clips=320, batch=32), 1) == 1
+    asked = replace(few, settings=Settings(resources={"steps_per_block": 9}))
+    assert steps_together(asked, 1) == 9
