@@ -23,6 +23,7 @@ from pathlib import Path
 from common import CORES, ROOT, Facts, ensure_data, limit, measured
 
 from mmkd.cli import load_settings
+from mmkd.cluster import running_cluster
 from mmkd.progress import say
 
 HERE = Path(__file__).parent
@@ -51,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     own, rest = parser.parse_known_args(argv)
     if unknown := sorted(set(own.parts.split(",")) - set(PARTS)):
         parser.error(f"--parts {', '.join(unknown)}: there are {', '.join(PARTS)}")
-    settings = load_settings(rest, job="bench", about="")
+    if address := running_cluster():
+        parser.error(f"a Ray cluster runs here ({address}), whose work would be measured, too; RAY_ADDRESS=local")
+    settings, failed = load_settings(rest, job="bench", about=""), list[str]()
     if set(own.parts.split(",")) - set(OWN_DATA):
         ensure_data(settings)
     folder = own.out or settings.home / "bench"
@@ -62,8 +65,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         more = [] if part in OWN_DATA else rest
         command = [sys.executable, HERE / script, *flags, "--out", folder / f"{part}.json", *more]
         if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
-            raise SystemExit(f"{part} failed: {' '.join(map(str, command))}")
-    found = {part: json.loads((folder / f"{part}.json").read_text()) for part in own.parts.split(",")}
+            failed.append(part)
+            say(f"{part} failed: {' '.join(map(str, command))}")
+    done = [part for part in own.parts.split(",") if part not in failed]
+    found = {part: json.loads((folder / f"{part}.json").read_text()) for part in done}
     facts = {"machine": machine(), "parts": found}
     (folder / "bench.json").write_text(json.dumps(facts, indent=1) + "\n")
     say("\n" + "\n".join(table(found)))
@@ -72,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     draw(found, folder / "bench.png")
     missed = [each["what"] for part in found.values() for each in part["figures"] if each["holds"] is False]
-    print(json.dumps({"folder": str(folder), "missed": missed}))
+    print(json.dumps({"folder": str(folder), "missed": missed, "failed": failed}))
+    sys.exit(bool(failed))
 
 
 def table(found: dict[str, Facts]) -> list[str]:

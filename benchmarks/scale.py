@@ -9,7 +9,7 @@ is --batches of them. So this machine's cores carry what is the pipeline's own, 
 sleep take about one core.
 
     teachers   the students take no time: the pool should never be idle
-    stragglers the same, and about one actor in 16, at random, takes twice as long
+    stragglers the same, and one actor in 16 takes twice as long
     students   they take their time: with more than one actor for each they should never be idle
     ceiling    nobody takes any time: clips and blocks a second, the pipeline's own limit on this machine
     long       a plan of --units units, as of a long run on many workers: seconds until its first block
@@ -140,7 +140,7 @@ def simulate(work: Work, shape: Shape, blocks: int) -> Facts:
         student = ray.remote(num_cpus=0.1)(study)
         spans = ray.get([student.remote(part, shape.step_seconds, blocks) for part in parts])
         students = np.array(spans)  # [students, blocks, (asked, came, done, clips)]
-        pool = [np.loadtxt(path, ndmin=2) for path in Path(folder).iterdir()]
+        pool = [np.loadtxt(path, ndmin=2) for path in Path(folder).iterdir() if path.stat().st_size]
     came = np.sort(students[:, :, 1].max(axis=0))
     window = came[blocks // 4], came[-blocks // 8]
     seconds = window[1] - window[0]
@@ -176,10 +176,10 @@ class Sleeping:
     """An ensemble that takes a set time for each batch of a block."""
 
     def __init__(self, folder: str, seconds: float, straggling: int):
-        self.seconds = seconds
-        if straggling and int.from_bytes(os.urandom(2), "big") % straggling == 0:
-            self.seconds *= 2
+        before = len(list(Path(folder).iterdir()))
         self.spans = Path(folder) / str(os.getpid())
+        self.spans.touch()
+        self.seconds = seconds * (2 if straggling and before % straggling == 0 else 1)
 
     def __call__(self, row: Block) -> Block:
         began, block = time.time(), of_row(row)

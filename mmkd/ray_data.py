@@ -51,7 +51,8 @@ def steps_together(work: Work, num_workers: int) -> int:
     """Steps of the plan whose units of a worker make a block, at most."""
     if asked := work.settings.resources.steps_per_block:
         return asked
-    clip = work.settings.views.frames * work.settings.views.size**2 * 3
+    views = work.settings.views
+    clip = views.frames * views.size**2 * 3 * views.test_clips * views.test_crops  # validation has them all
     clips = min(max(BLOCK_BYTES // clip, BLOCK_CLIPS), MOST_BLOCK_BYTES // clip)
     return max(1, min(clips // work.plan.share(num_workers), work.plan.train_steps // EPOCH_BLOCKS))
 
