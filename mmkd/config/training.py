@@ -143,7 +143,8 @@ class Teachers(Section):
     """Clips that a teacher is given at once."""
     timeout_seconds: Annotated[float, Field(ge=0)] = 600.0
     """An actor that takes longer for its share of a step (on a GPU, of some) is ended, and started again; the job fails
-    when that happens to one three times. 0: no limit. With resources.inline it is a worker that is ended, which counts for run.max_restarts."""
+    when that happens to one three times. 0: no limit. With resources.inline it is a worker that is ended, which counts
+    for run.max_restarts."""
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
     """Autocast on GPU; on CPU teachers run in fp32."""
     mode: Literal["live", "record", "replay", "auto"] = "live"
