@@ -11,6 +11,7 @@ table goes to standard error, the same as one JSON object to the last line of st
 import argparse
 import sys
 import time
+from dataclasses import replace
 from multiprocessing import get_context
 from statistics import median
 from typing import Any
@@ -42,6 +43,7 @@ def main() -> None:
     if units < 4:
         parser.error(f"{clips} clips are {units} blocks, too few to be measured")
     processes = min(CORES, units // 4)
+    questions = replace(questions, actors=processes)
     rates: dict[str, list[float]] = {"evaluation": [], "plain": []}
     starts = []
     for number in range(own.repeats):

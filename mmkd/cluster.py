@@ -48,7 +48,7 @@ def ray_session(settings: Settings) -> Iterator[str]:
         context = ray.init(
             address="local",
             include_dashboard=True,
-            num_cpus=resources.num_cpus or None,
+            num_cpus=resources.num_cpus or available_cores(),
             num_gpus=resources.num_gpus or None,
             object_store_memory=resources.object_store_mb * 2**20,
             **common,

@@ -9,7 +9,7 @@ QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 def available_cores() -> int:
     """The machine's cores, or fewer under `taskset` or in a container with a quota; at least 1."""
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = QUOTA.read_text().split()
         cores = min(cores, int(quota) // int(period))

@@ -21,6 +21,9 @@ from mmkd.resources import teachers_read
 
 BLOCK_BYTES, BLOCK_CLIPS, MOST_BLOCK_BYTES = 16 << 20, 32, 64 << 20
 """Frames of a block, about; or as many clips, where those are more and not above the last of these."""
+BLOCKS_SHARE = 0.1
+"""Of the object store, for one block of each worker, at most: each has one at hand, one or more ahead, and one that waits
+for its turn."""
 EPOCH_BLOCKS = 8
 """Blocks that a worker is given in an epoch, at least, so that all stages have something to do."""
 
@@ -53,7 +56,8 @@ def steps_together(work: Work, num_workers: int) -> int:
         return asked
     views = work.settings.views
     clip = views.frames * views.size**2 * 3 * views.test_clips * views.test_crops  # validation has them all
-    clips = min(max(BLOCK_BYTES // clip, BLOCK_CLIPS), MOST_BLOCK_BYTES // clip)
+    most = min(MOST_BLOCK_BYTES, int(BLOCKS_SHARE * work.settings.resources.object_store_mb * 2**20 / num_workers))
+    clips = min(max(BLOCK_BYTES // clip, BLOCK_CLIPS), most // clip)
     return max(1, min(clips // work.plan.share(num_workers), work.plan.train_steps // EPOCH_BLOCKS))
 
 
@@ -156,10 +160,16 @@ def units_of(block: Block) -> Iterator[Block]:
 
 
 def as_row(units: Sequence[Block]) -> Block:
-    """Units, one after the other, as the one row that travels on Ray."""
+    """Units, one after the other, as the one row that travels on Ray. A unit that a bank answered may lack what others
+    have, which nobody will look at, and has zeros for it."""
     if len(units) == 1:
         return {name: values[None] for name, values in units[0].items()}
-    return {name: np.concatenate([unit[name] for unit in units])[None] for name in units[0]}
+    like = {name: values for unit in units for name, values in unit.items()}
+    row = {}
+    for name, values in like.items():
+        there = (unit.get(name) for unit in units)
+        row[name] = np.concatenate([np.zeros_like(values) if each is None else each for each in there])[None]
+    return row
 
 
 def of_row(row: Block) -> Block:

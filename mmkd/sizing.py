@@ -158,11 +158,13 @@ def chosen_values(
     else:
         # All cores are reserved, divided as the processes will use them; a part in a hundred is left for rounding.
         labelled = settings.resources.reading_tasks if settings.resources.reader_labels else 0
-        reading = settings.resources.cpus_per_reader * (sizes.readers or labelled * (not sizes.inline))
+        readers = sizes.readers or labelled * (not sizes.inline)
+        each = round(min(settings.resources.cpus_per_reader, 0.5 * cpus / max(readers, 1)), 3)
+        reading = each * readers
         share = round(min(0.99 * (cpus - reading) / (sizes.workers + sizes.actors), 0.99 * most), 2)
         share = min(share, 0.99) if sizes.inline else share
         values |= {"resources.cpus_per_worker": share, "teachers.num_cpus": share if sizes.actors else 0.5}
-        values["teachers.num_gpus"] = 0.0
+        values |= {"teachers.num_gpus": 0.0, "resources.cpus_per_reader": each}
     if sizes.actors:
         values["teachers.actors"] = sizes.actors
     if costs.teachers:

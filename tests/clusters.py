@@ -91,6 +91,7 @@ def settings_of(home, name, **sections):
         "student": {"options": {"channels": [16, 32, 64]}, "arch": "r2plus1d_tiny"},
         "teachers": {"folders": ["rgb", "faulty"], "drop_near_chance": False},
         "optim": {"epochs": EPOCHS, "batch_size": 8},
+        "resources": {"steps_per_block": 2},
     }
     return small_settings(home, **{key: base.get(key, {}) | sections.get(key, {}) for key in base | sections})
 
@@ -104,7 +105,7 @@ def disturbed(settings, act, after=20):
         wait_for(lambda: position(run) > after or running.done(), 120)
         began, reached = time.monotonic(), position(run)
         act(run)
-        wait_for(lambda: position(run) > reached + 8 or running.done(), 240)
+        wait_for(lambda: position(run) > reached + 16 or running.done(), 240)
         seconds = time.monotonic() - began
         running.result()
     print(f"RECOVERED {settings.run.name} after {seconds:.1f} s")

@@ -38,7 +38,8 @@ def cluster():
 
 def settings_of(home, name, **sections):
     run = {"name": name, "local": False} | sections.pop("run", {})
-    return small_settings(home, run=run, **sections)
+    resources = {"steps_per_block": 3} | sections.pop("resources", {})
+    return small_settings(home, run=run, resources=resources, **sections)
 
 
 def clips_by_step(run):
@@ -141,7 +142,7 @@ def test_teachers_on_cpus_read_for_themselves_so_that_only_what_the_student_need
     """One stage; where reading tasks are asked for there are two. Units of three steps make a block."""
     blocks, stages = {}, {}
     for readers in (0, 1):
-        settings = settings_of(home, f"reading-{readers}", resources={"readers": readers, "steps_per_block": 3})
+        settings = settings_of(home, f"reading-{readers}", resources={"readers": readers})
         work, _ = plan_student(settings, teacher_folders(settings))
         configure_context(settings)
         dataset = build_dataset(work, 0, 2).materialize()
@@ -230,3 +231,18 @@ def test_a_bank_that_two_workers_recorded_is_replayed_on_ray_as_in_one_process(h
         assert distill(own)["teacher_answers"] == {"computed": 0, "replayed": 3 * (3 * 37 + weighed)}
         rows[name] = [row["loss"] for row in read_metrics(home / "runs" / name) if row["kind"] == "train"]
     assert rows["replay-ray"] == pytest.approx(rows["replay-local"], rel=1e-5)
+
+
+def test_pools_ask_for_what_a_bank_lacks_while_others_of_a_block_are_answered_by_it(home):
+    views = {"frames": 4, "size": 16, "boxes": 3, "audio_seconds": 0.1, "distinct": 2}
+    pools = {"one": {"teachers": ["rgb"]}, "other": {"teachers": ["flow", "boxes"]}}
+    teachers = {"folders": ["rgb", "flow", "boxes"], "drop_near_chance": False, "bank": "half"}
+    sections = {"views": views, "resources": {"workers": 2}}
+    first = settings_of(
+        home, "half", teachers=teachers | {"mode": "record"}, optim={"epochs": 1, "batch_size": 8}, **sections
+    )
+    weighed = distill(first)["teacher_answers"]["computed"] // 3 - 37
+    teachers |= {"mode": "auto", "pools": pools}
+    second = settings_of(home, "whole", teachers=teachers, optim={"epochs": 3, "batch_size": 8}, **sections)
+    assert distill(second)["teacher_answers"] == {"computed": 3 * 37, "replayed": 3 * (2 * 37 + weighed)}
+    assert Bank(home / "banks" / "half").rows == weighed + 2 * 37

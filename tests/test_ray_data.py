@@ -23,6 +23,20 @@ def test_units_come_out_of_a_row_as_they_went_in_and_nothing_is_copied():
         assert np.shares_memory(ours["rgb"], row["rgb"])
 
 
+def test_a_unit_that_a_bank_answered_has_zeros_for_what_it_lacks():
+    answered = {"step": np.array([3, 3]), "banked": np.ones(2, bool)}
+    other = {
+        "step": np.array([4, 4]),
+        "banked": np.zeros(2, bool),
+        "has/flow": np.ones(2, bool),
+        "flow": np.ones((2, 5)),
+    }
+    for units in ([answered, other], [other, answered]):
+        found = {int(unit["step"][0]): unit for unit in units_of(of_row(as_row(units)))}
+        assert (found[4]["flow"] == 1).all() and found[4]["has/flow"].all()
+        assert (found[3]["flow"] == 0).all() and not found[3]["has/flow"].any() and found[3]["banked"].all()
+
+
 def work(clips=100_000, batch=64, **sections) -> Work:
     plan = Plan(np.arange(clips), np.arange(10), np.arange(0), epochs=1, batch_size=batch)
     return Work(Settings.model_validate(sections), "", plan, None)  # type: ignore[arg-type]
@@ -32,17 +46,16 @@ def work(clips=100_000, batch=64, **sections) -> Work:
     ("views", "num_workers", "together"),
     [
         ({"size": 64, "frames": 8}, 1, 2),  # of 98 KB, 170 clips are 16 MB
-        ({"size": 64, "frames": 8}, 8, 21),
+        ({"size": 64, "frames": 8}, 8, 16),  # as each of 8 workers has several blocks in an object store of 1 GB
         ({"size": 224, "frames": 8}, 1, 1),  # of 1.2 MB, 13 are, but 32 are not above 64 MB
-        ({"size": 224, "frames": 8}, 16, 8),
-        ({"size": 224, "frames": 32}, 16, 3),
+        ({"size": 112, "frames": 8}, 16, 5),
     ],
 )
 def test_a_block_has_many_clips_and_not_too_many_bytes(views, num_workers, together):
     found = steps_together(work(views=views), num_workers)
     assert found == together
     mb = found * -(-64 // num_workers) * views["frames"] * views["size"] ** 2 * 3 / 2**20
-    assert found == 1 or mb <= 64
+    assert found == 1 or mb <= min(64, 100 / num_workers)
 
 
 def test_an_epoch_has_blocks_enough_for_all_stages():

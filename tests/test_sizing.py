@@ -55,6 +55,13 @@ def test_as_many_reading_tasks_are_chosen_as_the_student_learns_from():
     check_fits(settings, teachers=False, have=[Node({"CPU": 16.0})])
 
 
+def test_reading_leaves_half_of_the_cpus_to_the_student_whatever_a_recipe_reserves():
+    found, own = costs(read=0.02, teach=0, student=0.002), Settings(resources={"cpus_per_reader": 1, "readers": 16})
+    settings = apply(own, chosen_values(own, found, choose(found, 2, 0, 32, may_inline=False), 2))
+    assert settings.resources.cpus_per_reader * settings.resources.reading_tasks <= 1
+    check_fits(settings, teachers=False, have=[Node({"CPU": 2.0})])
+
+
 def test_a_teachers_batch_is_no_larger_than_helps():
     assert costs().teacher_batch == 16
     assert costs(teach=0).teacher_batch == 0
