@@ -22,7 +22,7 @@ from mmkd.resources import teachers_read
 BLOCK_BYTES, BLOCK_CLIPS, MOST_BLOCK_BYTES = 16 << 20, 32, 64 << 20
 """Frames of a block, about; or as many clips, where those are more and not above the last of these."""
 BLOCKS_SHARE = 0.1
-"""Of the object store, for one block of each worker, at most: each has one at hand, one or more ahead, and one that waits
+"""Of the object store, for a block of each worker, at most: each has one at hand, one or more ahead, and one that waits
 for its turn."""
 EPOCH_BLOCKS = 8
 """Blocks that a worker is given in an epoch, at least, so that all stages have something to do."""

@@ -237,12 +237,11 @@ def test_pools_ask_for_what_a_bank_lacks_while_others_of_a_block_are_answered_by
     views = {"frames": 4, "size": 16, "boxes": 3, "audio_seconds": 0.1, "distinct": 2}
     pools = {"one": {"teachers": ["rgb"]}, "other": {"teachers": ["flow", "boxes"]}}
     teachers = {"folders": ["rgb", "flow", "boxes"], "drop_near_chance": False, "bank": "half"}
-    sections = {"views": views, "resources": {"workers": 2}}
-    first = settings_of(
-        home, "half", teachers=teachers | {"mode": "record"}, optim={"epochs": 1, "batch_size": 8}, **sections
-    )
+    sections, optim = {"views": views, "resources": {"workers": 2}}, {"batch_size": 8}
+    recording = teachers | {"mode": "record"}
+    first = settings_of(home, "half", teachers=recording, optim=optim | {"epochs": 1}, **sections)
     weighed = distill(first)["teacher_answers"]["computed"] // 3 - 37
     teachers |= {"mode": "auto", "pools": pools}
-    second = settings_of(home, "whole", teachers=teachers, optim={"epochs": 3, "batch_size": 8}, **sections)
+    second = settings_of(home, "whole", teachers=teachers, optim=optim | {"epochs": 3}, **sections)
     assert distill(second)["teacher_answers"] == {"computed": 3 * 37, "replayed": 3 * (2 * 37 + weighed)}
     assert Bank(home / "banks" / "half").rows == weighed + 2 * 37
