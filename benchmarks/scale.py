@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for part in own.parts.split(","):
         shape = shapes[part]
         block = max(block_seconds / (shape.actors / shape.students) * bool(shape.batch_seconds), shape.step_seconds)
-        blocks = round(own.seconds / block) if block else 100
+        blocks = max(100, round(own.seconds / block) if block else 0)
         epochs = max(blocks, shape.planned_blocks)  # an epoch has a block of each student at least
         found[part] = simulate(replace(work, plan=replace(work.plan, epochs=epochs)), shape, blocks)
         say(f"{part:<11}" + "  ".join(f"{name} {value:.4g}" for name, value in found[part].items()))
@@ -140,10 +140,12 @@ def simulate(work: Work, shape: Shape, blocks: int) -> Facts:
         student = ray.remote(num_cpus=0.1)(study)
         spans = ray.get([student.remote(part, shape.step_seconds, blocks) for part in parts])
         students = np.array(spans)  # [students, blocks, (asked, came, done, clips)]
-        pool = [np.loadtxt(path, ndmin=2) for path in Path(folder).iterdir() if path.stat().st_size]
+        pool = [np.loadtxt(path, ndmin=2) for path in Path(folder).iterdir()]
     came = np.sort(students[:, :, 1].max(axis=0))
-    window = came[blocks // 4], came[-blocks // 8]
+    window = max(came[blocks // 4], max(spans[0, 0] for spans in pool)), came[-blocks // 8]
     seconds = window[1] - window[0]
+    if seconds <= 0:
+        raise SystemExit("the actors took so long to start that nothing was left to measure; raise --seconds")
     inside = (students[:, :, 1] >= window[0]) & (students[:, :, 1] < window[1])
     return {
         "first_block": float(students[:, 0, 1].min() - began),
@@ -178,7 +180,7 @@ class Sleeping:
     def __init__(self, folder: str, seconds: float, straggling: int):
         before = len(list(Path(folder).iterdir()))
         self.spans = Path(folder) / str(os.getpid())
-        self.spans.touch()
+        self.spans.write_text(f"{time.time()} {time.time()}\n")
         self.seconds = seconds * (2 if straggling and before % straggling == 0 else 1)
 
     def __call__(self, row: Block) -> Block:
