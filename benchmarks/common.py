@@ -40,7 +40,7 @@ def spread(values: Sequence[float]) -> Facts:
 
 def figure(what: str, values: float | Sequence[float], least: float | None = None, most: float | None = None) -> Facts:
     """A measured figure (a median, where there are several values) with its limit, and whether it holds."""
-    some = [values] if isinstance(values, (int, float)) else list(values)
+    some = [float(values)] if isinstance(values, (int, float)) else [float(value) for value in values]
     middle = median(some)
     holds = None
     if least is not None or most is not None:
