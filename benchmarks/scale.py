@@ -3,14 +3,14 @@
     python benchmarks/scale.py [--actors 64] [--students 8] [--batches 8] [--out FILE] [--run.home /abs]
 
 The plan, the manifests, the order, the blocks and Ray Data are those of a distillation on HOME/data/tabletop. What
-takes time in it sleeps instead: an actor of the teacher pool 50 ms a batch of 32 clips, a student 100 ms a step;
-nothing is decoded, and a clip's frames are a few bytes. A student's share of a global batch is 32 clips, and a block
-is --batches of them. So this machine's cores carry what is the pipeline's own, and the processes: 64 actors that only
-sleep take about one core.
+takes time in it sleeps instead: an actor of the teacher pool 50 ms a batch of 32 clips (--batch-seconds), a student
+100 ms a step; nothing is decoded, and a clip's frames are a few bytes. A student's share of a global batch is 32 clips,
+and a block is --batches of them. So this machine's cores carry what is the pipeline's own, and the processes: 64 actors
+that only sleep take about one core.
 
     teachers   the students take no time: the pool should never be idle
     stragglers the same, and one actor in 16 takes twice as long
-    students   they take their time: with more than one actor for each they should never be idle
+    students   they take their time: with an actor or more for each they should never be idle
     ceiling    nobody takes any time: clips and blocks a second, the pipeline's own limit on this machine
     long       a plan of --units units, as of a long run on many workers: seconds until its first block
 
