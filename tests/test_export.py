@@ -451,7 +451,7 @@ def test_code_that_a_model_folder_names_is_not_run_unless_it_is_trusted(tmp_path
 
 @pytest.mark.parametrize("page", ["README.md", "docs/export.md"])
 def test_the_commands_of_the_pages_are_understood(page):
-    text = (Path(__file__).parents[1] / page).read_text()
+    text = (Path(__file__).parents[1] / page).read_text().replace("\\\n", " ")  # lines that go on
     found = re.findall(r"^ {4}python -m mmkd export(.*?)(?: +#.*)?$", text, re.MULTILINE)
     assert found
     for arguments in found:
