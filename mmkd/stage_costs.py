@@ -136,16 +136,12 @@ def _student(work: Work, block: Block, cuda: bool, longest: float) -> dict[int, 
     import torch
 
     from mmkd.inputs import inputs_of
-    from mmkd.models.blocks import checkpoint_blocks
     from mmkd.optimizing import Updater
-    from mmkd.worker import make_network
+    from mmkd.worker import adapt, make_network
 
     device = torch.device("cuda" if cuda else "cpu")
     model, optim = make_network(work), work.settings.optim
-    if optim.checkpoint_activations:
-        checkpoint_blocks(model.backbone)
-    if optim.compile:
-        model.compile()
+    adapt(model, optim)
     model.to(device).train()
     updater, most = Updater(model, model, work.settings, work.plan, device), len(block["clip"])
     rows = np.arange(min(most, max(LEAST_ROWS, -(-most // optim.accumulate))))

@@ -11,6 +11,7 @@ from torch import nn
 from mmkd.allocator import keep_freed_memory
 from mmkd.bank.use import Keeper
 from mmkd.checkpoint import newest_checkpoint
+from mmkd.config import Optim
 from mmkd.fit import Fit
 from mmkd.interruptions import Interruptions
 from mmkd.models import Recogniser, create_model, describe_model, load_model, start_from
@@ -63,6 +64,14 @@ def make_network(work: Work) -> Recogniser:
         model.backbone.requires_grad_(False)
     model.spec.input = view_geometry(work)
     return model
+
+
+def adapt(model: Recogniser, optim: Optim) -> None:
+    """Let activations be computed again, and the network be compiled, where the settings ask for it."""
+    if optim.checkpoint_activations:
+        checkpoint_blocks(model.backbone)
+    if optim.compile:
+        model.compile()
 
 
 def with_features(model: Recogniser, work: Work) -> nn.Module:
@@ -119,10 +128,7 @@ def run_worker(
     settings = work.settings
     model = make_network(work)
     trained = with_features(model, work)
-    if settings.optim.checkpoint_activations:
-        checkpoint_blocks(model.backbone)
-    if settings.optim.compile:
-        model.compile()
+    adapt(model, settings.optim)
     network = wrap(trained)
     manifests = work.manifests()
     fit = Fit(
