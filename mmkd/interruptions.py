@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mmkd.config import Run
-from mmkd.workers import from_first, rank
+from mmkd.workers import rank, total
 
 STOP_FILE = "stop"
 """In a run folder: its workers are asked to keep a checkpoint and end."""
@@ -49,7 +50,7 @@ class Interruption:
 
 class Interruptions:
     """Asked by all workers after each step, and of one mind in all of them, as rank 0 has the clock and looks for
-    requests.
+    requests, and its flags are summed with those of the others, which are not set.
 
     Args:
         node_goes: whether a node of this training is about to be taken away; called by all workers at once.
@@ -63,16 +64,27 @@ class Interruptions:
         self.kept = self.looked = self.looked_at_nodes = time.monotonic()
         self.stopped = self.warned = False
 
-    def after(self, steps: int) -> Interruption:
-        """What is to be done after a step; `steps`: optimiser steps done, 0 where it was none."""
+    def flags(self) -> Tensor:
+        """What this worker has to say, float32 [3], to be summed over workers: a checkpoint is due, stop, look for
+        nodes that go."""
         now = time.monotonic()
         if rank() == 0 and now - self.looked >= STOP_SECONDS:
             self.looked, self.stopped = now, was_stopped(self.run)
         due = bool(self.seconds) and now - self.kept >= self.seconds
         nodes = now - self.looked_at_nodes >= NODE_SECONDS
-        due, stop, nodes = from_first([due, self.stopped, nodes], self.device)
+        said = [due, self.stopped, nodes] if rank() == 0 else [False] * 3
+        return torch.tensor(said, dtype=torch.float32, device=self.device)
+
+    def after(self, steps: int, flags: Tensor | None = None) -> Interruption:
+        """What is to be done after a step.
+
+        Args:
+            steps: optimiser steps done; 0 where it was none.
+            flags: those of all workers, summed; None: they are exchanged now.
+        """
+        due, stop, nodes = map(bool, (total(self.flags())() if flags is None else flags).tolist())
         if nodes:
-            self.looked_at_nodes = now
+            self.looked_at_nodes = time.monotonic()
             if not self.warned and self.node_goes():
                 due = self.warned = True
         return Interruption(due or bool(self.steps and steps and steps % self.steps == 0), stop)

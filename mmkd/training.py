@@ -22,7 +22,7 @@ from mmkd.metrics import evaluate_heads, headline, selection_score
 from mmkd.objective import Targets
 from mmkd.plan import Step
 from mmkd.reader import REAL, Block
-from mmkd.workers import gather, rank, total, world_size
+from mmkd.workers import buffers_of_first, gather, rank, total, world_size
 
 
 def fit_blocks(fit: Fit, blocks: Iterable[Block], recorder: Recorder) -> None:
@@ -36,7 +36,7 @@ def fit_blocks(fit: Fit, blocks: Iterable[Block], recorder: Recorder) -> None:
     weigh, validation = Collector(), Collector()
     meter = Meter(world_size())
     for block in meter.timed(blocks):
-        step = fit.plan.step(fit.position)
+        step, flags = fit.plan.step(fit.position), None
         _check_place(block, step)
         real = block["status"] == REAL
         meter.count(step, block, real)
@@ -50,11 +50,13 @@ def fit_blocks(fit: Fit, blocks: Iterable[Block], recorder: Recorder) -> None:
             if fit.plan.ends_phase(step):
                 _judge(fit, weigh.pop(), recorder)
         elif step.phase == "train":
-            terms = _train_step(fit, step, block, real)
+            terms, flags = _train_step(fit, step, block, real)
             done = fit.plan.optimizer_step(fit.position + 1)
             if done % fit.settings.run.log_every == 0 or fit.plan.ends_phase(step):
                 recorder.train(_train_row(fit, step, done, terms, meter))
         else:
+            if step.number == 0:
+                buffers_of_first(fit.model)  # which differ, as each worker's training updates its own
             validation.add(_predict(fit, block, real))
         fit.position += 1
         if fit.plan.ends_phase(step):
@@ -62,15 +64,17 @@ def fit_blocks(fit: Fit, blocks: Iterable[Block], recorder: Recorder) -> None:
             if step.phase == "val":
                 _flush(fit)
                 _end_epoch(fit, step, validation.pop(), meter, recorder)
-        if fit.interruptions is not None and _interrupted(fit, fit.interruptions, step, meter, recorder):
+        if fit.interruptions is not None and _interrupted(fit, fit.interruptions, step, flags, meter, recorder):
             return
     if fit.position < fit.plan.num_steps:
         raise RuntimeError(f"the data ended at step {fit.position} of {fit.plan.num_steps}; the run can be resumed.")
 
 
-def _interrupted(fit: Fit, interruptions: Interruptions, step: Step, meter: Meter, recorder: Recorder) -> bool:
+def _interrupted(
+    fit: Fit, interruptions: Interruptions, step: Step, flags: Tensor | None, meter: Meter, recorder: Recorder
+) -> bool:
     """Keep a checkpoint where one is due; whether the run is to end here."""
-    asked = interruptions.after(fit.plan.optimizer_step(fit.position) if step.phase == "train" else 0)
+    asked = interruptions.after(fit.plan.optimizer_step(fit.position) if step.phase == "train" else 0, flags)
     validated = step.phase == "val" and fit.plan.ends_phase(step)
     if validated:
         interruptions.checkpoint_kept()
@@ -97,11 +101,13 @@ def _check_place(block: Block, step: Step) -> None:
         raise RuntimeError(f"worker {rank()} expected step {step.index} of the plan and was given {got}.")
 
 
-def _train_step(fit: Fit, step: Step, block: Block, real: np.ndarray) -> dict[str, Tensor]:
-    """One optimiser step; returns the loss and its terms over the global batch.
+def _train_step(fit: Fit, step: Step, block: Block, real: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
+    """One optimiser step; returns the loss and its terms over the global batch, and all workers' flags of
+    interruptions, summed.
 
     Each term is a sum over rows divided by the number of such rows in the *global* batch. As DDP averages gradients
-    over workers, a worker's share is multiplied by their number.
+    over workers, a worker's share is multiplied by their number. What else workers tell each other travels while the
+    network computes, as each time that they wait for each other costs the differences between them.
     """
     # Seeded by place, so that dropout is the same after a resume without any generator state being kept.
     number = fit.plan.optimizer_step(fit.position)
@@ -113,21 +119,24 @@ def _train_step(fit: Fit, step: Step, block: Block, real: np.ndarray) -> dict[st
         fit.recogniser.backbone.eval()
     fit.objective.set_progress(number / max(fit.plan.optimizer_steps - 1, 1))
     targets = fit.objective.targets(block, rows, real, fit.weights)
-    counts = {term: count.clamp_min(1) for term, count in _over_workers(fit.objective.counts(targets)).items()}
+    here = fit.objective.counts(targets)
+    counting, counts = total(torch.stack(list(here.values())).float()), dict[str, Tensor]()
     parts = np.array_split(np.arange(len(rows)), min(fit.settings.optim.accumulate, len(rows)))
     losses: list[dict[str, Tensor]] = []
     for part in parts:
+        last = part is parts[-1]
         # Workers exchange gradients once, after the last part.
-        later = getattr(fit.network, "no_sync", nullcontext) if part is not parts[-1] else nullcontext
-        with later():
+        with nullcontext() if last else getattr(fit.network, "no_sync", nullcontext)():
             each = _row_losses(fit, block, rows[part], targets.take(torch.from_numpy(part).to(fit.device)))
+            losses.append({term: value.detach() for term, value in each.items()})
+            counts = counts or dict(zip(here, counting().clamp_min(1), strict=True))
+            if last:
+                adding = total(torch.cat([_sums(losses, here), _flags(fit)]))
             weights = fit.objective.weights
             weighted = [weights[term] * each[term].sum() / counts[term] for term in each if term in weights]
             fit.updater.backward(torch.stack(weighted).sum() * world_size())
-        losses.append({term: value.detach() for term, value in each.items()})
-    zero = torch.zeros((), device=fit.device)
-    sums = {term: sum((part[term].sum() for part in losses if term in part), zero) for term in counts}
-    terms = fit.objective.record({term: value / counts[term] for term, value in _over_workers(sums).items()})
+    sums, flags = adding().tensor_split([len(here)])
+    terms = fit.objective.record({term: sums[place] / counts[term] for place, term in enumerate(here)})
     if not torch.isfinite(terms["loss"]):
         bad = [~torch.isfinite(torch.stack(list(part.values()))).all(dim=0) for part in losses]
         raise _not_finite(fit, step, "the loss is", block["clip"][rows[torch.cat(bad).cpu().numpy()]])
@@ -135,7 +144,7 @@ def _train_step(fit: Fit, step: Step, block: Block, real: np.ndarray) -> dict[st
         fit.updater.step(number)
     except FloatingPointError:
         raise _not_finite(fit, step, "the loss is finite but its gradients are", block["clip"][rows]) from None
-    return terms
+    return terms, flags
 
 
 def _row_losses(fit: Fit, block: Block, rows: np.ndarray, targets: Targets) -> dict[str, Tensor]:
@@ -144,9 +153,14 @@ def _row_losses(fit: Fit, block: Block, rows: np.ndarray, targets: Targets) -> d
     return fit.objective.rows(output, targets)
 
 
-def _over_workers(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Sums over all workers, in one exchange."""
-    return dict(zip(values, total(torch.stack([value.float() for value in values.values()])), strict=True))
+def _sums(losses: list[dict[str, Tensor]], terms: Iterable[str]) -> Tensor:
+    """Of each term over the rows of all parts, float32 [terms]; 0 where it is in none."""
+    zero = torch.zeros_like(next(iter(losses[0].values()))[0])
+    return torch.stack([sum((part[term].sum() for part in losses if term in part), zero) for term in terms])
+
+
+def _flags(fit: Fit) -> Tensor:
+    return fit.interruptions.flags() if fit.interruptions is not None else torch.zeros(0, device=fit.device)
 
 
 def _not_finite(fit: Fit, step: Step, what: str, clips: np.ndarray) -> ValueError:

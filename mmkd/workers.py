@@ -1,10 +1,10 @@
 """What the workers of one training say to each other; with one worker, or none set up, everything is its own."""
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -21,20 +21,24 @@ def world_size() -> int:
     return dist.get_world_size() if _together() else 1
 
 
-def total(values: Tensor) -> Tensor:
-    """Sum over workers."""
-    if _together():
-        dist.all_reduce(values)
-    return values
-
-
-def from_first(flags: list[bool], device: torch.device) -> list[bool]:
-    """What rank 0 says, on every worker."""
+def total(values: Tensor) -> Callable[[], Tensor]:
+    """Start to sum over workers, in place; what is returned waits for the sum."""
     if not _together():
-        return flags
-    said = torch.tensor(flags, dtype=torch.uint8, device=device)
-    dist.broadcast(said, 0)
-    return [bool(flag) for flag in said.tolist()]
+        return lambda: values
+    exchange = dist.all_reduce(values, async_op=True)
+
+    def wait() -> Tensor:
+        exchange.wait()
+        return values
+
+    return wait
+
+
+def buffers_of_first(network: nn.Module) -> None:
+    """Give every worker rank 0's buffers, such as the running means of batch norms."""
+    if _together():
+        for buffer in network.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def gather(value: T) -> list[T]:
