@@ -1,17 +1,20 @@
 """The live pipeline beside a plain PyTorch loop: clips a second, CPU seconds a clip, and the limit.
 
-    python benchmarks/live.py [--size tabletop|large] [--repeats 3] [--sides ray,auto,local,plain-0,plain-1]
+    python benchmarks/live.py [--size tabletop|large] [--rounds 6] [--sides auto,ray,local,plain-0,plain-1]
 
 Each side carries out the same job on HOME/data/tabletop: the same plan, views, teachers, student, batch and precision.
 `ray` is rayjobs/distill.py, `auto` the same with --resources auto, `local` with --run.local, and `plain-N` a torch
 DataLoader with N workers that read and decode, with the teachers in the process that trains, which is what most people
-write. By turns, --repeats times. Rates are of all epochs but the first, in which things start. Size `large` is a
-Video Swin-T at 224 px on few clips, with the teachers that are there.
+write. Size `large` is a Video Swin-T at 224 px on few clips, with the teachers that are there.
 
-The limit is what the stages (reading, teachers, student) take by themselves on one thread, added up and divided by the
-machine's cores: no pipeline of the same stages can be faster. As cores share caches and memory, and may be halves of
-one, it is measured twice: `stages` with the machine to itself, and `busy` with the same on each of the other cores.
-(With --resources.use_gpu it is left out.)
+The speed of a machine that is shared changes from one minute to the next, so sides take turns: all are started, and
+carry out an epoch each in every round, while the processes of the others are stopped. What is compared is of the same
+round. Epochs in which things start do not count. As each of the first two has a Ray of its own, they do not run at the
+same time: the second takes turns with the better plain loop only.
+
+`stages` is the limit: what reading, the teachers and the student take by themselves, on one thread, while each other
+core does the same, added up and divided by the cores; no pipeline of the same stages can be faster. (With
+--resources.use_gpu it is left out.)
 
 The table goes to standard error, and the same as one JSON object to the last line of standard output, and to a file
 with --out. Any setting of the job can follow.
@@ -21,16 +24,19 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from common import CORES, CpuClock, ensure_data, figure, finish, watched
+from common import CORES, CpuClock, Facts, ensure_data, figure, finish
 
 from mmkd import inline, jobs
 from mmkd.cli import load_settings
@@ -38,17 +44,22 @@ from mmkd.pipeline import TeacherStage, Work, read
 from mmkd.progress import say
 from mmkd.reader import Block
 from mmkd.runs import read_epochs
+from tests.processes import descendants
 
 LOADERS = sorted({0, 1, 2, CORES // 2, CORES - 1})
-SIDES = ",".join(["ray", "auto", "local", *(f"plain-{workers}" for workers in LOADERS)])
+SIDES = ",".join(["auto", "ray", *(f"plain-{workers}" for workers in LOADERS), "local"])
 SIZES = {
-    "tabletop": ["--data.limit", "1000", "--optim.epochs", "3"],
+    "tabletop": ["--data.limit", "1000"],
     "large": [
         *("--student.arch", "torchvision/swin3d_t", "--views.size", "224", "--data.limit", "48"),
-        *("--optim.batch_size", "8", "--optim.epochs", "2", "--teachers.no-drop-near-chance"),
+        *("--optim.batch_size", "8", "--teachers.no-drop-near-chance"),
     ],
 }
-OURS, LIMITS = ("ray", "auto"), ("stages", "busy")
+OURS, LIMIT = ("auto", "ray"), "stages"
+STARTING = 2
+"""Epochs before the rounds: one in which things start, and one without a pause, in which the wait share is taken."""
+
+Row = dict[str, float]
 
 
 class Units(torch.utils.data.Dataset):
@@ -87,29 +98,75 @@ def _as_it_is(unit: Any) -> Any:
     return unit
 
 
-def timed_blocks(seconds: dict[str, float]) -> Any:
-    """As mmkd.inline.blocks_in_process; adds up what reading and the teachers take of CPU time."""
+def blocks_alone(work: Work, start: int) -> Iterator[Block]:
+    """As mmkd.inline.blocks_in_process; the stages and nothing else."""
+    stage = TeacherStage(work, watched=False)
+    for unit in range(start, work.plan.num_steps):
+        yield stage(read(work, 1, 0, range(unit, unit + 1)))
 
-    def blocks(work: Work, start: int) -> Iterator[Block]:
-        stage = TeacherStage(work, watched=False)
-        for unit in range(start, work.plan.num_steps):
-            began = time.process_time()
-            block = read(work, 1, 0, range(unit, unit + 1))
-            done = time.process_time()
-            answered = stage(block)
-            if work.plan.step(unit).phase == "train":
-                seconds["read"] += done - began
-                seconds["teachers"] += time.process_time() - done
-                seconds["clips"] += len(block["clip"])
-            yield answered
 
-    return blocks
+class Side:
+    """A side's processes, which are stopped but for its turns.
+
+    Attributes:
+        waited: share of the time that its student waited for blocks, in an epoch without a pause.
+    """
+
+    def __init__(self, name: str, epochs: int, runs: Path, flags: Sequence[str]):
+        self.run = runs / f"live-{name}"
+        beside = [f"live-{name}-{core}" for core in range(1, CORES)] if name == LIMIT else []
+        for each in [self.run.name, *beside]:
+            shutil.rmtree(runs / each, ignore_errors=True)
+        command = [sys.executable, __file__, "--side", name, *flags, "--optim.epochs"]
+        quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115  (open as long as the processes run)
+        self.process = subprocess.Popen([*command, str(epochs)], stdout=subprocess.DEVNULL, stderr=self.said)
+        # They must not come to their end before it.
+        self.others = [subprocess.Popen([*command, str(9 * epochs), "--run.name", each], **quiet) for each in beside]
+        self.clock, self.clips, self.waited = CpuClock(), 0, 0.0
+
+    def start(self) -> None:
+        """Carry out the epochs before the rounds."""
+        self._go_on(STARTING)
+        self.waited = read_epochs(self.run)[-1]["wait_share"]
+        self.clips = json.loads((self.run / "best" / "model.json").read_text())["training"]["data"]["clips"]
+
+    def turn(self) -> Row:
+        """Carry out an epoch; clips a second, and CPU seconds a clip."""
+        began, before = time.monotonic(), self.clock.seconds(self.process.pid)
+        self._go_on(1)
+        seconds, cpu = time.monotonic() - began, self.clock.seconds(self.process.pid) - before
+        return {"clips_per_second": self.clips / seconds, "cpu_seconds_per_clip": cpu / self.clips}
+
+    def end(self) -> None:
+        self._signal(signal.SIGCONT)
+        for process in [self.process, *self.others]:
+            process.terminate()  # which asks a job to stop after its step
+            process.wait()
+
+    def _go_on(self, epochs: int) -> None:
+        done = len(read_epochs(self.run)) + epochs
+        self._signal(signal.SIGCONT)
+        while len(read_epochs(self.run)) < done:
+            if self.process.poll() is not None:
+                self.said.seek(0)
+                raise SystemExit(f"{''.join(self.said.readlines()[-20:])}{self.run.name} failed")
+            time.sleep(0.2)
+        self._signal(signal.SIGSTOP)
+
+    def _signal(self, number: signal.Signals) -> None:
+        told, roots = set[int](), [process.pid for process in [self.process, *self.others]]
+        while new := {pid for root in roots for pid in [root, *descendants(root)]} - told:
+            for pid in new:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            told |= new
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="tabletop")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--sides", default=SIDES)
     parser.add_argument("--out", help="JSON file to write")
     parser.add_argument("--side", help=argparse.SUPPRESS)
@@ -122,110 +179,117 @@ def main(argv: Sequence[str] | None = None) -> None:
         one_side(own.side, settings)
         return
     ensure_data(settings)
-    if not settings.resources.use_gpu:
+    limits = [LIMIT] * (not settings.resources.use_gpu)
+    if limits:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # so that --resources auto has what the other sides have
-    sides = own.sides.split(",") + list(LIMITS) * (not settings.resources.use_gpu)
-    found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
-    for _ in range(own.repeats):
-        for side, rows in found.items():
-            rows.append(measure(side, settings.home / "runs" / f"live-{side}", ["--size", own.size, *rest]))
-            say(f"{side:<10}" + "  ".join(f"{name} {value:.4g}" for name, value in rows[-1].items()))
-    limits = {name: [CORES / row["cpu_seconds_per_clip"] for row in found[name]] for name in LIMITS if name in found}
-    say("\nside        clips/s (least to most)   of the limit   CPU ms/clip   waited")
-    top = median(limits["stages"]) if limits else float("nan")
-    for side, rows in found.items():
-        rates = [row["clips_per_second"] for row in rows]
-        say(
-            f"{side:<10}{median(rates):8.1f} ({min(rates):.1f} to {max(rates):.1f})"
-            f"{median(rates) / top:12.2f}"
-            f"{1000 * median(row['cpu_seconds_per_clip'] for row in rows):14.1f}"
-            f"{100 * median(row['wait_share'] for row in rows):9.0f} %"
-        )
-    for name, values in limits.items():
-        say(f"limit     {median(values):8.1f} clips/s ({name})")
-    facts = {"size": own.size, "cores": CORES, "torch": torch.__version__, "limits": limits, "sides": found}
-    finish(facts, figures(found, limits), own.out)
+    ours = [side for side in own.sides.split(",") if side in OURS]
+    others = [side for side in own.sides.split(",") if side not in OURS]
+    turns, flags = list[Facts](), ["--size", own.size, *rest]
+    for number, side in enumerate(ours or [""]):
+        beside = others if not number else [best_plain(turns[0]["rows"])] * any(map(is_plain, others))
+        names = [*([side] if side else []), *beside, *limits]
+        turns.append(take_turns(names, own.rounds, settings.home / "runs", flags))
+    for each in turns:
+        show_turns(**each)
+    facts = {"size": own.size, "cores": CORES, "torch": torch.__version__, "turns": turns}
+    facts["over_plain"] = over_plain(turns)
+    finish(facts, figures(turns), own.out)
 
 
-def figures(found: dict[str, list[dict[str, float]]], limits: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """What was asked: the better of ours beside the better plain loop, and beside the limit, in the same repeat."""
-
-    def rates(side: str) -> list[float]:
-        return [row["clips_per_second"] for row in found[side]]
-
-    def best(sides: list[str]) -> str:
-        return max(sides, key=lambda side: median(rates(side)))
-
-    shown = []
-    ours, plain = [side for side in found if side in OURS], [side for side in found if side.startswith("plain")]
-    if ours:
-        side = best(ours)
-        if plain:
-            ratios = [a / b for a, b in zip(rates(side), rates(best(plain)), strict=True)]
-            shown.append(figure(f"{side} over {best(plain)}, clips/s", ratios, least=1.1))
-        for name, values in limits.items():
-            shares = [a / b for a, b in zip(rates(side), values, strict=True)]
-            asked = 0.9 if name == "stages" else None
-            shown.append(figure(f"{side} over the limit ({name}), clips/s", shares, least=asked))
-        shown.append(figure(f"{side}: share of time the student waits", [row["wait_share"] for row in found[side]]))
-    return shown
-
-
-def measure(side: str, run: Path, flags: Sequence[str]) -> dict[str, float]:
-    """Carry out a side in a process of its own, and watch the CPU time of all that it starts."""
-    shutil.rmtree(run, ignore_errors=True)
-    clock, cpu = CpuClock(), dict[int, float]()  # epochs done to CPU seconds until then
-    looked = time.monotonic()
-
-    def look(pid: int) -> None:
-        nonlocal looked
-        done, now = len(read_epochs(run)), time.monotonic()
-        if (done and done not in cpu) or now - looked > 1:  # not more often, as looking takes time, too
-            looked, seconds = now, clock.seconds(pid)
-            if done:
-                cpu.setdefault(done, seconds)
-
-    command = [sys.executable, __file__, "--side", side, *flags]
-    names = [f"live-{side}-{core}" for core in range(1, CORES)] if side == "busy" else []
-    for name in names:
-        shutil.rmtree(run.with_name(name), ignore_errors=True)
-    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    others = [subprocess.Popen([*command, "--run.name", name], **quiet) for name in names]
+def take_turns(names: Sequence[str], rounds: int, runs: Path, flags: Sequence[str]) -> Facts:
+    """Rows of every side, one a round, and the shares of time that their students waited."""
+    sides: dict[str, Side] = {}
+    rows: dict[str, list[Row]] = {name: [] for name in names}
     try:
-        facts = watched(command, look)
+        for name in names:
+            say(f"{name}: starting")
+            sides[name] = Side(name, STARTING + rounds + 2, runs, flags)
+            sides[name].start()
+        for number in range(1, rounds + 1):
+            for name, side in sides.items():
+                rows[name].append(side.turn())
+            rates = "  ".join(f"{name} {each[-1]['clips_per_second']:.1f}" for name, each in rows.items())
+            say(f"round {number} of {rounds}, clips/s: {rates}")
+        return {"rows": rows, "waited": {name: side.waited for name, side in sides.items()}}
     finally:
-        for other in others:
-            other.kill()
-            other.wait()
-    rows, last = read_epochs(run)[1:], max(cpu)
-    return {
-        "clips_per_second": facts["clips"] * len(rows) / sum(row["seconds"] for row in rows),
-        "cpu_seconds_per_clip": (cpu[last] - cpu[1]) / (facts["clips"] * (last - 1)),
-        "wait_share": sum(row["wait_share"] for row in rows) / len(rows),
-        **{name: value for name, value in facts.items() if name != "clips"},
-    }
+        for side in sides.values():
+            side.end()
+
+
+def is_plain(name: str) -> bool:
+    return name.startswith("plain")
+
+
+def best_plain(rows: dict[str, list[Row]]) -> str:
+    return max(filter(is_plain, rows), key=lambda name: median(row["clips_per_second"] for row in rows[name]))
+
+
+def shares(rows: dict[str, list[Row]], side: str, of: str) -> list[float]:
+    """A side's clips a second over another's, or over the limit, in each round."""
+    tops = [CORES / row["cpu_seconds_per_clip"] if of == LIMIT else row["clips_per_second"] for row in rows[of]]
+    return [row["clips_per_second"] / top for row, top in zip(rows[side], tops, strict=True)]
+
+
+def over_plain(turns: Sequence[Facts]) -> dict[str, list[float]]:
+    """Each side's clips a second, and those of the limit, over those of the better plain loop."""
+    found: dict[str, list[float]] = {}
+    for rows in [each["rows"] for each in turns if any(map(is_plain, each["rows"]))]:
+        plain = best_plain(rows)
+        found = {name: shares(rows, name, plain) for name in rows if name != LIMIT} | found
+        if LIMIT in rows:
+            found.setdefault(LIMIT, [1 / share for share in shares(rows, plain, LIMIT)])
+    return found
+
+
+def show_turns(rows: dict[str, list[Row]], waited: dict[str, float]) -> None:
+    say("\nside        clips/s (least to most)   of the limit   CPU ms/clip   waited")
+    for side in rows:
+        rates = [row["clips_per_second"] for row in rows[side]]
+        limit = f"{median(shares(rows, side, LIMIT)):12.2f}" if LIMIT in rows and side != LIMIT else " " * 12
+        say(
+            f"{side:<10}{median(rates):8.1f} ({min(rates):.1f} to {max(rates):.1f}){limit}"
+            f"{1000 * median(row['cpu_seconds_per_clip'] for row in rows[side]):14.1f}{100 * waited[side]:9.0f} %"
+        )
+
+
+def figures(turns: Sequence[Facts]) -> list[Facts]:
+    """What was asked: the better of ours beside the better plain loop, and beside the limit, in the same rounds; and
+    the other of ours."""
+    found, better = list[Facts](), max(turns, key=lambda turn: median(shares(turn["rows"], *_pair(turn["rows"]))))
+    for each in turns:
+        rows, asked = each["rows"], each is better
+        side, beside = _pair(rows)
+        if side not in OURS:
+            continue
+        ratios = shares(rows, side, beside)
+        found.append(figure(f"{side} over {beside}, clips/s", ratios, least=1.1 if asked else None))
+        if LIMIT in rows:
+            of_limit = shares(rows, side, LIMIT)
+            found.append(figure(f"{side} over the limit, clips/s", of_limit, least=0.9 if asked else None))
+        found.append(figure(f"{side}: share of time the student waits", each["waited"][side]))
+    return found
+
+
+def _pair(rows: dict[str, list[Row]]) -> tuple[str, str]:
+    """The first side, and what it is compared with."""
+    side = next(iter(rows))
+    return side, best_plain(rows) if any(map(is_plain, rows)) else side
 
 
 def one_side(side: str, settings: Any) -> None:
-    """Carry out a side; prints its number of clips an epoch, and of the stages their CPU seconds a clip."""
+    """Carry out a side."""
     run = settings.run.model_copy(update={"local": side not in OURS})
     resources, teachers = settings.resources, settings.teachers
-    seconds = {"read": 0.0, "teachers": 0.0, "clips": 0.0}
-    if side.startswith("plain"):
+    if is_plain(side):
         inline.blocks_in_process = plain_blocks(int(side.partition("-")[2]))
         # Student and teachers take turns in one process, so that either may have all cores.
         resources = resources.model_copy(update={"threads": resources.threads or CORES})
         teachers = teachers.model_copy(update={"threads": resources.threads})
-    elif side in LIMITS:
-        inline.blocks_in_process = timed_blocks(seconds)
+    elif side == LIMIT:
+        inline.blocks_in_process = blocks_alone
         resources = resources.model_copy(update={"threads": 1})
         teachers = teachers.model_copy(update={"threads": 1})
-    update = {"run": run, "resources": resources, "teachers": teachers}
-    result = jobs.distill(settings.model_copy(update=update))
-    facts = json.loads((Path(result["run_folder"]) / "best" / "model.json").read_text())["training"]["data"]
-    clips = seconds.pop("clips")
-    each = {f"{name}_seconds_per_clip": value / clips for name, value in seconds.items()} if clips else {}
-    print(json.dumps({"clips": facts["clips"], **each}))
+    jobs.distill(settings.model_copy(update={"run": run, "resources": resources, "teachers": teachers}))
 
 
 if __name__ == "__main__":
