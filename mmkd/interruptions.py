@@ -49,8 +49,8 @@ class Interruption:
 
 
 class Interruptions:
-    """Asked by all workers after each step, and of one mind in all of them, as rank 0 has the clock and looks for
-    requests, and its flags are summed with those of the others, which are not set.
+    """Of one mind in all workers, as rank 0 has the clock and looks for requests: its flags are summed with those of
+    the others, which are not set, while the step is carried out.
 
     Args:
         node_goes: whether a node of this training is about to be taken away; called by all workers at once.
@@ -63,26 +63,23 @@ class Interruptions:
         self.run, self.device, self.node_goes = run, device, node_goes
         self.kept = self.looked = self.looked_at_nodes = time.monotonic()
         self.stopped = self.warned = False
+        self._said: Callable[[], Tensor] | None = None
 
-    def flags(self) -> Tensor:
-        """What this worker has to say, float32 [3], to be summed over workers: a checkpoint is due, stop, look for
-        nodes that go."""
+    def ask(self) -> None:
+        """Start to tell all workers what rank 0 knows; called before each step."""
         now = time.monotonic()
         if rank() == 0 and now - self.looked >= STOP_SECONDS:
             self.looked, self.stopped = now, was_stopped(self.run)
         due = bool(self.seconds) and now - self.kept >= self.seconds
         nodes = now - self.looked_at_nodes >= NODE_SECONDS
-        said = [due, self.stopped, nodes] if rank() == 0 else [False] * 3
-        return torch.tensor(said, dtype=torch.float32, device=self.device)
+        flags = [due, self.stopped, nodes] if rank() == 0 else [False] * 3
+        self._said = total(torch.tensor(flags, dtype=torch.float32, device=self.device))
 
-    def after(self, steps: int, flags: Tensor | None = None) -> Interruption:
-        """What is to be done after a step.
-
-        Args:
-            steps: optimiser steps done; 0 where it was none.
-            flags: those of all workers, summed; None: they are exchanged now.
-        """
-        due, stop, nodes = map(bool, (total(self.flags())() if flags is None else flags).tolist())
+    def after(self, steps: int) -> Interruption:
+        """What is to be done after the step that was asked about; `steps`: optimiser steps done, 0 where it was
+        none."""
+        assert self._said is not None, "ask() comes before the step"
+        due, stop, nodes = (bool(flag) for flag in self._said().tolist())
         if nodes:
             self.looked_at_nodes = time.monotonic()
             if not self.warned and self.node_goes():

@@ -139,9 +139,11 @@ def _worker(config: dict[str, Any]) -> None:
     def wrap(model: nn.Module) -> nn.Module:
         # A head of weight 0 has no gradient, which DDP must be told to expect.
         unused = 0.0 in work.settings.loss.head_weights.values()
-        # Buffers (running means) do not take part in training, and are exchanged before each validation.
-        options = {"find_unused_parameters": unused, "broadcast_buffers": False}
-        return prepare_model(model, parallel_strategy_kwargs=options)
+        network = prepare_model(model, parallel_strategy_kwargs={"find_unused_parameters": unused})
+        if isinstance(network, nn.parallel.DistributedDataParallel):
+            # Equal now, as the parameters are; exchanged before each validation, and not before each step.
+            network.broadcast_buffers = False
+        return network
 
     def blocks(position: int) -> Iterable[Block]:
         if work.settings.resources.inline:

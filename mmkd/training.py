@@ -36,10 +36,12 @@ def fit_blocks(fit: Fit, blocks: Iterable[Block], recorder: Recorder) -> None:
     weigh, validation = Collector(), Collector()
     meter = Meter(world_size())
     for block in meter.timed(blocks):
-        step, flags = fit.plan.step(fit.position), None
+        step = fit.plan.step(fit.position)
         _check_place(block, step)
         real = block["status"] == REAL
         meter.count(step, block, real)
+        if fit.interruptions is not None:
+            fit.interruptions.ask()
         if fit.settings.run.trace:
             seen = {"phase": step.phase, "epoch": step.epoch + 1, "clips": block["clip"][real].tolist()}
             recorder.trace({"position": fit.position + 1, "process": os.getpid(), **seen})
@@ -50,13 +52,16 @@ def fit_blocks(fit: Fit, blocks: Iterable[Block], recorder: Recorder) -> None:
             if fit.plan.ends_phase(step):
                 _judge(fit, weigh.pop(), recorder)
         elif step.phase == "train":
-            terms, flags = _train_step(fit, step, block, real)
+            terms = _train_step(fit, step, block, real)
             done = fit.plan.optimizer_step(fit.position + 1)
             if done % fit.settings.run.log_every == 0 or fit.plan.ends_phase(step):
                 recorder.train(_train_row(fit, step, done, terms, meter))
         else:
             if step.number == 0:
-                buffers_of_first(fit.model)  # which differ, as each worker's training updates its own
+                # They differ, as each worker's training updates its own.
+                buffers_of_first(fit.updater.trained)
+                if fit.updater.ema is not None:
+                    buffers_of_first(fit.updater.ema.module)
             validation.add(_predict(fit, block, real))
         fit.position += 1
         if fit.plan.ends_phase(step):
@@ -64,17 +69,15 @@ def fit_blocks(fit: Fit, blocks: Iterable[Block], recorder: Recorder) -> None:
             if step.phase == "val":
                 _flush(fit)
                 _end_epoch(fit, step, validation.pop(), meter, recorder)
-        if fit.interruptions is not None and _interrupted(fit, fit.interruptions, step, flags, meter, recorder):
+        if fit.interruptions is not None and _interrupted(fit, fit.interruptions, step, meter, recorder):
             return
     if fit.position < fit.plan.num_steps:
         raise RuntimeError(f"the data ended at step {fit.position} of {fit.plan.num_steps}; the run can be resumed.")
 
 
-def _interrupted(
-    fit: Fit, interruptions: Interruptions, step: Step, flags: Tensor | None, meter: Meter, recorder: Recorder
-) -> bool:
+def _interrupted(fit: Fit, interruptions: Interruptions, step: Step, meter: Meter, recorder: Recorder) -> bool:
     """Keep a checkpoint where one is due; whether the run is to end here."""
-    asked = interruptions.after(fit.plan.optimizer_step(fit.position) if step.phase == "train" else 0, flags)
+    asked = interruptions.after(fit.plan.optimizer_step(fit.position) if step.phase == "train" else 0)
     validated = step.phase == "val" and fit.plan.ends_phase(step)
     if validated:
         interruptions.checkpoint_kept()
@@ -101,13 +104,12 @@ def _check_place(block: Block, step: Step) -> None:
         raise RuntimeError(f"worker {rank()} expected step {step.index} of the plan and was given {got}.")
 
 
-def _train_step(fit: Fit, step: Step, block: Block, real: np.ndarray) -> tuple[dict[str, Tensor], Tensor]:
-    """One optimiser step; returns the loss and its terms over the global batch, and all workers' flags of
-    interruptions, summed.
+def _train_step(fit: Fit, step: Step, block: Block, real: np.ndarray) -> dict[str, Tensor]:
+    """One optimiser step; returns the loss and its terms over the global batch.
 
     Each term is a sum over rows divided by the number of such rows in the *global* batch. As DDP averages gradients
-    over workers, a worker's share is multiplied by their number. What else workers tell each other travels while the
-    network computes, as each time that they wait for each other costs the differences between them.
+    over workers, a worker's share is multiplied by their number. What else they tell each other travels while the
+    network computes, as each wait for each other costs the difference between them.
     """
     # Seeded by place, so that dropout is the same after a resume without any generator state being kept.
     number = fit.plan.optimizer_step(fit.position)
@@ -131,12 +133,12 @@ def _train_step(fit: Fit, step: Step, block: Block, real: np.ndarray) -> tuple[d
             losses.append({term: value.detach() for term, value in each.items()})
             counts = counts or dict(zip(here, counting().clamp_min(1), strict=True))
             if last:
-                adding = total(torch.cat([_sums(losses, here), _flags(fit)]))
+                adding = total(_sums(losses, here))
             weights = fit.objective.weights
             weighted = [weights[term] * each[term].sum() / counts[term] for term in each if term in weights]
             fit.updater.backward(torch.stack(weighted).sum() * world_size())
-    sums, flags = adding().tensor_split([len(here)])
-    terms = fit.objective.record({term: sums[place] / counts[term] for place, term in enumerate(here)})
+    means = {term: value / counts[term] for term, value in zip(here, adding(), strict=True)}
+    terms = fit.objective.record(means)
     if not torch.isfinite(terms["loss"]):
         bad = [~torch.isfinite(torch.stack(list(part.values()))).all(dim=0) for part in losses]
         raise _not_finite(fit, step, "the loss is", block["clip"][rows[torch.cat(bad).cpu().numpy()]])
@@ -144,7 +146,7 @@ def _train_step(fit: Fit, step: Step, block: Block, real: np.ndarray) -> tuple[d
         fit.updater.step(number)
     except FloatingPointError:
         raise _not_finite(fit, step, "the loss is finite but its gradients are", block["clip"][rows]) from None
-    return terms, flags
+    return terms
 
 
 def _row_losses(fit: Fit, block: Block, rows: np.ndarray, targets: Targets) -> dict[str, Tensor]:
@@ -157,10 +159,6 @@ def _sums(losses: list[dict[str, Tensor]], terms: Iterable[str]) -> Tensor:
     """Of each term over the rows of all parts, float32 [terms]; 0 where it is in none."""
     zero = torch.zeros_like(next(iter(losses[0].values()))[0])
     return torch.stack([sum((part[term].sum() for part in losses if term in part), zero) for term in terms])
-
-
-def _flags(fit: Fit) -> Tensor:
-    return fit.interruptions.flags() if fit.interruptions is not None else torch.zeros(0, device=fit.device)
 
 
 def _not_finite(fit: Fit, step: Step, what: str, clips: np.ndarray) -> ValueError:

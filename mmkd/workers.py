@@ -38,7 +38,9 @@ def buffers_of_first(network: nn.Module) -> None:
     """Give every worker rank 0's buffers, such as the running means of batch norms."""
     if _together():
         for buffer in network.buffers():
-            dist.broadcast(buffer, 0)
+            said = buffer.contiguous()
+            dist.broadcast(said, 0)
+            buffer.copy_(said)
 
 
 def gather(value: T) -> list[T]:

@@ -90,7 +90,8 @@ def test_sigterm_keeps_a_checkpoint_wherever_the_run_is(home, undisturbed, monke
 
     before = signal.getsignal(signal.SIGTERM)
     if phase == "weigh":
-        monkeypatch.setattr(mmkd.training, "_judge", lambda *_: terminate())
+        judge = mmkd.training._judge
+        monkeypatch.setattr(mmkd.training, "_judge", lambda *parts: judge(*parts) or terminate())
     else:
         before_step(monkeypatch, phase, number, terminate)
     with pytest.raises(StoppedError, match=r"after step \d+ of 10; the same command"):

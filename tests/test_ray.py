@@ -6,14 +6,19 @@ import time
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from mmkd.bank.store import Bank
 from mmkd.config import SettingsError
 from mmkd.dataset import open_dataset
+from mmkd.inputs import mean_logits
 from mmkd.jobs import distill, pack_data, train_teacher
 from mmkd.models import load_model, save_model
+from mmkd.pipeline import read
 from mmkd.ray_data import build_dataset, configure_context, of_row, units_of
+from mmkd.reader import REAL
+from mmkd.report.predictions import Predictions
 from mmkd.resolve import plan_student, teacher_folders
 from mmkd.resources import check_fits
 from mmkd.runs import read_lines, read_metrics
@@ -72,14 +77,34 @@ def test_one_worker_gives_the_losses_and_the_model_of_the_local_run(home, local,
 @pytest.mark.parametrize("inline", [False, True])
 def test_three_workers_see_the_same_clips_in_each_step(home, local, inline):
     resources = {"workers": 3, "inline": inline}
-    teachers = {} if inline else {"actors": 2, "num_gpus": 0.5}
-    distill(settings_of(home, f"three-{inline}", resources=resources, teachers=teachers))
+    teachers, optim = ({}, {"ema": 0.5}) if inline else ({"actors": 2, "num_gpus": 0.5}, {})
+    settings = settings_of(home, f"three-{inline}", resources=resources, teachers=teachers, optim=optim)
+    distill(settings)
     run = home / "runs" / f"three-{inline}"
     assert len(list(run.glob("trace-*.jsonl"))) == 3
     assert clips_by_step(run) == clips_by_step(local)
     first = [next(row["loss"] for row in read_metrics(path) if row["kind"] == "train") for path in (run, local)]
     # Batch statistics are a worker's own, so only the size of the loss is the same.
     assert first[0] == pytest.approx(first[1], rel=0.5)
+    assert_every_worker_validated_the_model_that_was_kept(run, settings)
+
+
+def assert_every_worker_validated_the_model_that_was_kept(run, settings):
+    """Running means included, though in training they are a worker's own."""
+    work, _ = plan_student(settings, teacher_folders(settings))
+    model, kept = load_model(run / "best").eval(), Predictions.load(run / "predictions-val.parquet")
+    place = {clip_id: number for number, clip_id in enumerate(kept.clip_ids)}
+    clip_ids, seen = work.manifests()["val"].clip_ids, 0
+    for step in [step for step in range(work.plan.num_steps) if work.plan.step(step).phase == "val"]:
+        block = read(work, 1, 0, range(step, step + 1))
+        rows = np.flatnonzero(block["status"] == REAL)
+        with torch.inference_mode():
+            logits = mean_logits(model, "rgb", block, rows, torch.device("cpu"), len(rows))
+        theirs = [place[clip_ids[clip]] for clip in block["clip"][rows]]
+        for head, values in logits.items():
+            np.testing.assert_allclose(kept.logits[head][theirs], values, atol=1e-4)
+        seen += len(rows)
+    assert seen >= len(kept.clip_ids)
 
 
 def test_the_loss_is_normalised_over_the_global_batch_whatever_the_shares(home):
