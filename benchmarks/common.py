@@ -50,7 +50,7 @@ def figure(what: str, values: float | Sequence[float], least: float | None = Non
 
 def show(figures: Sequence[Facts]) -> None:
     """Print figures as a table."""
-    width = max(len(each["what"]) for each in figures) + 2
+    width = max((len(each["what"]) for each in figures), default=0) + 2
     for each in figures:
         say(f"{each['what']:<{width}}{measured(each):<28}{limit(each)}")
 

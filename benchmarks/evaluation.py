@@ -3,9 +3,10 @@
     python benchmarks/evaluation.py --model FOLDER [--data FOLDER] [--run.home /abs] [--views 3x3]
 
 In turn, --repeats times: the evaluation's own pass over the split on Ray, from its first answers to its last; and a
-plain process on each core, which reads, decodes and answers for its share of the same clips, all starting at once. The
-table goes to standard error, the same as one JSON object to the last line of standard output, and to a file with
---out. What starting Ray and its actors takes is told apart.
+plain process on each core, which reads, decodes and answers for its share of the same clips, all starting at once. A
+small split is passed over several times in a row, until --clips are asked about, as on Ray some are half done when the
+clock starts. The table goes to standard error, the same as one JSON object to the last line of standard output, and to
+a file with --out. What starting Ray and its actors takes is told apart.
 """
 
 import argparse
@@ -33,12 +34,13 @@ from mmkd.progress import say
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--clips", type=int, default=5000)
     parser.add_argument("--out", help="also write the JSON there")
     own, rest = parser.parse_known_args()
     settings = load_settings(rest, job="benchmark", about="", program="python benchmarks/evaluation.py")
     models = evaluated_models(settings)
     settings = views_of(settings, models)
-    questions = questions_of(settings, [model.folder for model in models])
+    questions = questions_of(settings, [model.folder for model in models], own.clips)
     clips, units = len(questions.clips), len(questions.units())
     if units < 4:
         parser.error(f"{clips} clips are {units} blocks, too few to be measured")
@@ -50,7 +52,7 @@ def main() -> None:
         rate, started = on_ray(questions, processes)
         rates["evaluation"].append(rate)
         starts.append(started)
-        rates["plain"].append(plain(settings, questions.folders, processes))
+        rates["plain"].append(plain(questions, processes))
         say(
             f"{number + 1}/{own.repeats}: "
             + ", ".join(f"{name} {each[-1]:.0f} clips/s" for name, each in rates.items())
@@ -73,9 +75,11 @@ def main() -> None:
     finish(facts, shown, own.out)
 
 
-def questions_of(settings: Settings, folders: list[str]) -> Questions:
+def questions_of(settings: Settings, folders: list[str], least: int) -> Questions:
+    """All clips of the split, as often as makes `least` of them."""
     split = settings.evaluate.split or settings.data.test
-    clips = np.arange(len(cached_manifest(settings.data_folder(), split, settings.data.limit)), dtype=np.int64)
+    number = len(cached_manifest(settings.data_folder(), split, settings.data.limit))
+    clips = np.tile(np.arange(number, dtype=np.int64), -(-least // number))
     seen = {model.description["modality"] for model in evaluated_models(settings)}
     views = np.full(len(clips), TEST_VIEW, np.int64)
     return Questions(settings, tuple(folders), split, clips, views, sorted(seen), grids=grids_of(settings))
@@ -98,12 +102,12 @@ def on_ray(questions: Questions, first_blocks: int) -> tuple[float, float]:
         return clips / (time.monotonic() - start), first - began
 
 
-def plain(settings: Settings, folders: tuple[str, ...], processes: int) -> float:
+def plain(questions: Questions, processes: int) -> float:
     """Clips per second of processes that know nothing of each other."""
     context = get_context("spawn")
     barrier, times = context.Barrier(processes), context.Queue()
     workers = [
-        context.Process(target=_loop, args=(settings, list(folders), number, processes, barrier, times), daemon=True)
+        context.Process(target=_loop, args=(questions, number, processes, barrier, times), daemon=True)
         for number in range(processes)
     ]
     for worker in workers:
@@ -114,13 +118,13 @@ def plain(settings: Settings, folders: tuple[str, ...], processes: int) -> float
     return sum(clips for _, _, clips in spans) / (max(end for _, end, _ in spans) - min(start for start, _, _ in spans))
 
 
-def _loop(settings: Settings, folders: list[str], number: int, processes: int, barrier: Any, times: Any) -> None:
+def _loop(questions: Questions, number: int, processes: int, barrier: Any, times: Any) -> None:
     import cv2
 
     cv2.setNumThreads(1)
-    questions = questions_of(settings, folders)
+    settings = questions.settings
     heads = cached_dataset(settings.data_folder()).heads
-    ensemble = make_ensemble(settings.teachers, folders, heads, each_view=questions.slots)
+    ensemble = make_ensemble(settings.teachers, questions.folders, heads, each_view=questions.slots)
     units = list(questions.units())[number::processes]
     ensemble(questions.read(units[0]))
     barrier.wait()

@@ -27,7 +27,7 @@ def draw(found: dict[str, Facts], path: Path) -> None:
 
 def live(axes: Axes, facts: Facts) -> None:
     ratios = dict(facts["over_plain"])
-    limit = median(ratios.pop("stages", [1.0]))
+    limit = median(ratios.pop("stages", [0.0]))
     middle = [median(values) for values in ratios.values()]
     spread = [
         [value - min(values) for value, values in zip(middle, ratios.values(), strict=True)],
@@ -36,9 +36,10 @@ def live(axes: Axes, facts: Facts) -> None:
     colours = [OTHERS if side.startswith("plain") else OURS for side in ratios]
     axes.bar(list(ratios), middle, yerr=spread, color=colours, ecolor=SOFT, capsize=3)
     axes.axhline(1, color=OTHERS, linewidth=1)
-    axes.axhline(limit, color=SOFT, linestyle="--", linewidth=1)
-    text = "limit: the stages over the cores"
-    axes.annotate(text, (0, limit), xytext=(0, 3), textcoords="offset points", color=SOFT, fontsize=8)
+    if limit:
+        axes.axhline(limit, color=SOFT, linestyle="--", linewidth=1)
+        text = "limit: the stages over the cores"
+        axes.annotate(text, (0, limit), xytext=(0, 3), textcoords="offset points", color=SOFT, fontsize=8)
     axes.set_ylim(0, 1.15 * max(limit, *map(max, ratios.values())))
     axes.set_title("Live distillation: clips/s over those of the better plain loop")
 

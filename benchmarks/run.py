@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         script, *flags = PARTS[part]
         more = [] if part in OWN_DATA else rest
         command = [sys.executable, HERE / script, *flags, "--out", folder / f"{part}.json", *more]
-        if subprocess.run(command, stdout=subprocess.DEVNULL).returncode:
+        if part_of(command):
             failed.append(part)
             say(f"{part} failed: {' '.join(map(str, command))}")
     done = [part for part in own.parts.split(",") if part not in failed]
@@ -81,10 +81,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(bool(failed))
 
 
+def part_of(command: Sequence[str | Path]) -> int:
+    """Run a part; its exit status. It is waited for when this process is told to end, as it has processes of its
+    own."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        return process.wait()
+    except BaseException:
+        process.terminate()
+        process.wait()
+        raise
+
+
 def table(found: dict[str, Facts]) -> list[str]:
     """Lines of part, figure, what was measured, and what was asked."""
     rows = [(part, each) for part, facts in found.items() for each in facts["figures"]]
-    width = max(len(each["what"]) for _, each in rows) + 2
+    width = max((len(each["what"]) for _, each in rows), default=0) + 2
     return [f"{part:<12}{each['what']:<{width}}{measured(each):<28}{limit(each)}" for part, each in rows]
 
 
