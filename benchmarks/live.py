@@ -174,7 +174,7 @@ def over_plain(turns: Sequence[Facts]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     for rows in [each["rows"] for each in turns]:
         if plain := best_plain(rows):
-            found = {name: ratios(rows, name, plain) for name in rows} | found
+            found |= {name: ratios(rows, name, plain) for name in rows if name not in found}
     return found
 
 
