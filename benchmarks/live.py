@@ -154,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def best_plain(rows: dict[str, list[Row]]) -> str:
     """The plain loop with the best median; "" where there is none."""
     plain = [name for name in rows if name in PLAIN]
-    return max(plain, key=lambda name: median(row["clips_per_second"] for row in rows[name]), default="")
+    return max(plain, key=lambda name: median(rates(rows, name)), default="")
 
 
 def rates(rows: dict[str, list[Row]], side: str) -> list[float]:
