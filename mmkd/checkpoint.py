@@ -66,7 +66,12 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[Path]]:
 def kept_position(folder: Path) -> int:
     """The place in the plan from which a run would go on; 0 without a valid checkpoint."""
     path, _ = newest_checkpoint(folder)
-    return int(json.loads((path / "state.json").read_text())["position"]) if path else 0
+    return position_of(path) if path else 0
+
+
+def position_of(checkpoint: Path) -> int:
+    """The place in the plan at which a whole checkpoint was kept."""
+    return int(json.loads((checkpoint / "state.json").read_text())["position"])
 
 
 class Checkpoints:

@@ -67,7 +67,8 @@ def build_dataset(work: Work, start: int, num_workers: int) -> Any:
 
     resources = work.settings.resources
     pools = work.settings.teachers.each_pool() if work.live_teachers else {}
-    groups = work.plan.groups(start, steps_together(work, num_workers))
+    # The first step travels alone, so that training starts when it is read.
+    groups = [range(start, start + 1), *work.plan.groups(start + 1, steps_together(work, num_workers))]
     shares = [(steps.start, steps.stop, rank) for steps in groups for rank in range(num_workers)]
     teachers_read_them = teachers_read(work.settings, work.live_teachers)
     if teachers_read_them:

@@ -1,10 +1,12 @@
 """Ray Train: starts the workers, feeds each its blocks of the plan, and starts them again when one dies."""
 
 import json
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -14,11 +16,13 @@ from mmkd.inline import blocks_in_process
 from mmkd.pipeline import Work, leave_failure
 from mmkd.ray_data import build_dataset, configure_context, of_row, steps_together, units_of
 from mmkd.reader import Block
-from mmkd.runs import read_lines
+from mmkd.runs import RunFolder, read_lines
 from mmkd.telemetry.profile import save_timeline
 from mmkd.watchdog import HANGS
-from mmkd.worker import run_worker, start_position
+from mmkd.worker import run_worker
 from mmkd.workers import world_size
+
+T = TypeVar("T")
 
 
 def train_on_ray(work: Work, run: Path, facts: dict[str, Any], threads: int, in_trial: bool = False) -> None:
@@ -122,11 +126,36 @@ def _plan_config(work: Work, run: Path) -> Any:
 
         def configure(self, datasets: Any, world_size: int, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
             configure_context(work.settings)
-            dataset = build_dataset(work, start_position(run), world_size)
+            dataset = build_dataset(work, RunFolder(run).goes_on_at(), world_size)
             dataset.set_name(run.name)
             return [{"plan": part} for part in dataset.streaming_split(world_size, equal=True, locality_hints=None)]
 
     return PlanDataConfig()
+
+
+def asked_now(make: Callable[[], Iterator[T]]) -> Iterator[T]:
+    """The items of an iterator which a thread makes, and asks for its first item, from now on.
+
+    Raises:
+        Exception: whatever the iterator raises, when it is its item's turn.
+    """
+    first: Future[tuple[T, Iterator[T]] | None] = Future()
+
+    def ask() -> None:
+        try:
+            items = make()
+            first.set_result(next(((item, items) for item in items), None))
+        except BaseException as error:
+            first.set_exception(error)
+
+    def taken() -> Iterator[T]:
+        if (found := first.result()) is not None:
+            item, rest = found
+            yield item
+            yield from rest
+
+    threading.Thread(target=ask, daemon=True).start()
+    return taken()
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -148,10 +177,13 @@ def _worker(config: dict[str, Any]) -> None:
     def blocks(position: int) -> Iterable[Block]:
         if work.settings.resources.inline:
             return blocks_in_process(work, position, watched=True)
-        shard = ray.train.get_dataset_shard("plan")
         prefetch = -(-work.settings.resources.prefetch // steps_together(work, world_size()))
-        rows = shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=prefetch)
-        return chain.from_iterable(units_of(of_row(row)) for row in rows)
+
+        def rows() -> Iterator[Block]:
+            shard = ray.train.get_dataset_shard("plan")
+            return iter(shard.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=prefetch))
+
+        return chain.from_iterable(units_of(of_row(row)) for row in asked_now(rows))
 
     def node_goes() -> bool:
         return ray.train.get_preemption_info() is not None

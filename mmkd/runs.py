@@ -115,6 +115,14 @@ class RunFolder:
         settings.save(config)
         write_json(known, identity)
 
+    def go_on_at(self, position: int) -> None:
+        """Say where in the plan the workers go on, for the process that makes the dataset."""
+        write_json(self.path / "position.json", {"position": position})
+
+    def goes_on_at(self) -> int:
+        """What :meth:`go_on_at` said last."""
+        return int(json.loads((self.path / "position.json").read_text())["position"])
+
     def cut_metrics(self, position: int) -> None:
         """Drop what was recorded beyond a position of the plan, so that a reader sees each step once."""
         for path in [self.path / "metrics.jsonl", *self.path.glob("trace-*.jsonl")]:

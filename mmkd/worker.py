@@ -1,6 +1,5 @@
 """One training worker: makes the network, finds its place in the plan, and carries out the rest of it."""
 
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from torch import nn
 
 from mmkd.allocator import keep_freed_memory
 from mmkd.bank.use import Keeper
-from mmkd.checkpoint import newest_checkpoint
+from mmkd.checkpoint import newest_checkpoint, position_of
 from mmkd.config import Optim
 from mmkd.fit import Fit
 from mmkd.interruptions import Interruptions
@@ -22,7 +21,7 @@ from mmkd.optimizing import Updater
 from mmkd.pipeline import Work, cached_dataset
 from mmkd.reader import Block, sound_rate
 from mmkd.recording import FolderRecorder, Report
-from mmkd.runs import RunFolder, write_json
+from mmkd.runs import RunFolder
 from mmkd.telemetry.profile import profiled
 from mmkd.training import fit_blocks
 from mmkd.workers import gather, rank
@@ -120,12 +119,21 @@ def run_worker(
     Args:
         facts: about the training, kept in the model folder.
         wrap: puts the network on its device and makes it exchange gradients.
-        blocks: from a position to this worker's blocks from there on.
+        blocks: from a position to this worker's blocks from there on; called before the network is made, so that the
+            first can come meanwhile.
         report: see :class:`mmkd.recording.FolderRecorder`.
         node_goes: see :class:`mmkd.interruptions.Interruptions`.
     """
     keep_freed_memory()
-    settings = work.settings
+    settings, folder = work.settings, RunFolder(run)
+    # Rank 0 alone chooses, so that all workers and the dataset start from one place.
+    found = newest_checkpoint(folder.checkpoints) if rank() == 0 else (None, [])
+    checkpoint, torn = gather(found)[0]
+    position = position_of(checkpoint) if checkpoint else 0
+    if rank() == 0:
+        folder.cut_metrics(position)
+        folder.go_on_at(position)
+    mine = blocks(position) if position < work.plan.num_steps else None
     model = make_network(work)
     trained = with_features(model, work)
     adapt(model, settings.optim)
@@ -144,16 +152,9 @@ def run_worker(
         frozen=work.network.freeze_backbone,
         interruptions=Interruptions(settings.run, run, device, node_goes),
     )
-    folder = RunFolder(run)
-    # Rank 0 alone chooses, so that all workers and the dataset start from one place.
-    found = newest_checkpoint(folder.checkpoints) if rank() == 0 else (None, [])
-    checkpoint, torn = gather(found)[0]
     if checkpoint is not None:
         fit.resume(checkpoint)
-    if rank() == 0:
-        folder.cut_metrics(fit.position)
-        write_json(run / "position.json", {"position": fit.position})
-    if fit.position < work.plan.num_steps:
+    if mine is not None:
         recorder = FolderRecorder(settings.run, run, manifests, facts, report)
         for path in torn:
             recorder.notice(f"checkpoint {path} is torn and passed over")
@@ -162,14 +163,8 @@ def run_worker(
             label = f"{run.name}-{rank()}"
             fit.keeper = Keeper(work.bank, settings.views, manifests["train"], label, stop, recorder.notice)
         try:
-            mine = blocks(fit.position)
             fit_blocks(fit, profiled(mine, run / "profile", rank()) if settings.run.profile else mine, recorder)
         finally:
             if fit.keeper is not None:
                 fit.keeper.flush()
             recorder.close()
-
-
-def start_position(run: Path) -> int:
-    """Where rank 0 said that the run goes on."""
-    return int(json.loads((run / "position.json").read_text())["position"])

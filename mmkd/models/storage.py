@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.overrides import TorchFunctionMode
 
 from mmkd.models.create import ModelSpec, Recogniser, create_model
 from mmkd.models.huggingface import without_code
@@ -244,7 +245,7 @@ def _check_fits(folder: str | os.PathLike[str], description: dict[str, Any], wei
     """
     arch = description["arch"]
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _NothingDrawn():
             shapes = _create(description)
     except ValueError:
         raise
@@ -256,6 +257,17 @@ def _check_fits(folder: str | os.PathLike[str], description: dict[str, Any], wei
         shapes.load_state_dict(weights, strict=True, assign=True)
     except RuntimeError as error:
         raise ValueError(f"{folder} does not fit {arch}: {error}") from error
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves normal numbers undrawn: for tensors without memory torch has that in Python alone, and imports its
+    compiler first, which takes a second or two."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if func in (torch.Tensor.normal_, torch.nn.init.normal_):
+            return named["tensor"] if "tensor" in named else args[0]
+        return func(*args, **named)
 
 
 def _tuples(options: dict[str, Any]) -> dict[str, Any]:
