@@ -113,14 +113,15 @@ def available(settings: Settings) -> tuple[str, list[Node]]:
 
 def automatic_threads(settings: Settings, teachers: int) -> int:
     """Threads per student worker where the settings leave it open: what teachers and a reader leave of the cores of
-    one machine; on several, the CPUs that it reserves. More threads than free cores are worse than one, as they wait
-    for each other."""
-    if settings.resources.threads:
-        return settings.resources.threads
+    one machine; on several, the CPUs that it reserves; less those that read ahead of it. More threads than free cores
+    are worse than one, as they wait for each other."""
+    resources = settings.resources
+    if resources.threads:
+        return resources.threads
     if in_session() and len(cluster_nodes()) > 1:
-        return max(1, int(settings.resources.cpus_per_worker))
-    busy = settings.resources.workers
-    if not settings.resources.inline:
+        return max(1, int(resources.cpus_per_worker) - resources.ahead)
+    busy = resources.workers
+    if not (resources.inline or settings.run.local):
         busy += sum(pool.actors for pool in settings.teachers.each_pool().values()) if teachers else 0
         busy += not teachers_read(settings, teachers)
-    return max(1, available_cores() // busy)
+    return max(1, available_cores() // busy - resources.ahead)

@@ -65,7 +65,8 @@ def facts(settings: Settings, results: dict[str, dict[str, Any]]) -> list[tuple[
         ", which read, and ask teachers, themselves" if resources.inline else f", {actors} teacher actor(s){reading}"
     )
     on_ray = f"Ray: {resources.workers} student worker(s){others}"
-    rows.append(("processes", "one process" if settings.run.local else on_ray))
+    ahead = f", {resources.ahead} thread(s) that read and ask ahead in each" * bool(resources.ahead)
+    rows.append(("processes", ("one process" if settings.run.local else on_ray) + ahead))
     rows.append(data_facts(settings)[1])
     return rows
 

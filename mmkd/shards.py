@@ -1,6 +1,7 @@
 """Shards: a data set as a folder of `dataset.json` and SPLIT/*.parquet, one row a clip (docs/data.md)."""
 
 import hashlib
+import threading
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -160,7 +161,8 @@ def read_rows(
         try:
             size, group = _size(path), int(manifest.group[clip])
             _check_once(path, size, group, columns)
-            rows = _open_shard(path, size).read_row_group(group, columns=columns, use_threads=False)
+            with _lock_of(path):
+                rows = _open_shard(path, size).read_row_group(group, columns=columns, use_threads=False)
             row = row_of(rows, int(manifest.row[clip]))
             if row["clip_id"] != manifest.clip_ids[clip]:
                 raise OSError(f"{path} holds clip {row['clip_id']!r} where {manifest.clip_ids[clip]!r} was packed")
@@ -287,6 +289,12 @@ def _open_shard(path: str, size: int) -> pq.ParquetFile:
         if given != wanted.type and not (wanted.name == "labels" and isinstance(given, pa.StructType)):
             raise ValueError(f"{path} has no column {wanted.name} of {wanted.type}; pack the data set again.")
     return shard
+
+
+@lru_cache(maxsize=1024)
+def _lock_of(path: str) -> threading.Lock:
+    """Of an open file, from which one thread may read at a time."""
+    return threading.Lock()
 
 
 @lru_cache(maxsize=1 << 14)

@@ -13,6 +13,8 @@ TURNS = 1.1
 (docs/performance.md)."""
 EXCHANGE = 0.95
 """Share of the time that workers do not wait for each other's gradients, where there are several (the same page)."""
+MOST_AHEAD = 3
+"""Threads that read and ask ahead of a worker, as one at a time has Python's interpreter (the same page)."""
 LEAST_ROWS = 8
 """Of a worker's share of a batch, which batch norm is taken over."""
 STORE_SHARE = 0.25
@@ -60,24 +62,28 @@ class Sizes:
     rate: float
     limit: float
     inline: bool = False
+    ahead: int = 0
 
 
-def choose(costs: Costs, cpus: float, gpus: float, batch_size: int, may_inline: bool = True) -> Sizes:
+def choose(
+    costs: Costs, cpus: float, gpus: float, batch_size: int, may_inline: bool = True, most: float = float("inf")
+) -> Sizes:
     """The fewest processes that are about as fast as any number of them.
 
     Args:
         cpus, gpus: of the cluster, or of what may be used of it.
         batch_size: clips in a global batch.
         may_inline: whether workers may read and ask the teachers themselves.
+        most: CPUs that one node has, at most.
     """
     if gpus >= 1:
         found = list(_on_gpus(costs, cpus, int(gpus), batch_size))
     else:
         found = list(_on_cpus(costs, int(cpus), batch_size))
-        found += _inline(costs, int(cpus), batch_size) if may_inline else []
+        found += _inline(costs, int(cpus), int(min(most, cpus)), batch_size) if may_inline else []
     best = max(each.rate for each in found)
     near = [each for each in found if each.rate >= NEAR * best]
-    return min(near, key=lambda each: (each.workers + each.actors, each.workers, each.threads))
+    return min(near, key=lambda each: (each.workers + each.actors, each.workers, each.threads + each.ahead))
 
 
 def _on_cpus(costs: Costs, cores: int, batch_size: int) -> Iterator[Sizes]:
@@ -96,11 +102,13 @@ def _on_cpus(costs: Costs, cores: int, batch_size: int) -> Iterator[Sizes]:
                 yield Sizes(workers, threads, actors, readers, 0.0, 0.0, rate, limit)
 
 
-def _inline(costs: Costs, cores: int, batch_size: int) -> Iterator[Sizes]:
-    """Workers of one thread that read and ask the teachers themselves, so that no core waits for another."""
-    each = costs.read + costs.teach + costs.student[1]
-    for workers in range(1, min(max(cores, 1), max(1, batch_size // LEAST_ROWS)) + 1):
-        yield Sizes(workers, 1, 0, 0, 0.0, 0.0, _together(workers) / each, max(cores, 1) / each, inline=True)
+def _inline(costs: Costs, cores: int, most: int, batch_size: int) -> Iterator[Sizes]:
+    """Workers that read and ask the teachers themselves, and train in one thread, while others read and ask ahead."""
+    each, cores = costs.read + costs.teach + costs.student[1], max(cores, 1)
+    for workers in range(1, min(cores, max(1, batch_size // LEAST_ROWS)) + 1):
+        for ahead in range(min(cores // workers, max(most, 1), MOST_AHEAD + 1)):
+            rate = _together(workers) * min((1 + ahead) / each, 1 / costs.student[1])
+            yield Sizes(workers, 1, 0, 0, 0.0, 0.0, rate, cores / each, inline=True, ahead=ahead)
 
 
 def _together(workers: int) -> float:
@@ -142,6 +150,7 @@ def chosen_values(
     room = STORE_SHARE * settings.resources.object_store_mb / max(costs.clip_mb * rows * sizes.workers, 1e-9)
     values: dict[str, Any] = {
         "resources.inline": sizes.inline,
+        "resources.ahead": sizes.ahead,
         "resources.workers": sizes.workers,
         "resources.threads": sizes.threads,
         "resources.readers": sizes.readers,
@@ -162,7 +171,7 @@ def chosen_values(
         each = round(min(settings.resources.cpus_per_reader, 0.5 * cpus / max(readers, 1)), 3)
         reading = each * readers
         share = round(min(0.99 * (cpus - reading) / (sizes.workers + sizes.actors), 0.99 * most), 2)
-        share = min(share, 0.99) if sizes.inline else share
+        share = min(share, 0.99 * (1 + sizes.ahead)) if sizes.inline else share
         values |= {"resources.cpus_per_worker": share, "teachers.num_cpus": share if sizes.actors else 0.5}
         values |= {"teachers.num_gpus": 0.0, "resources.cpus_per_reader": each}
     if sizes.actors:
@@ -182,6 +191,7 @@ def explain(costs: Costs, sizes: Sizes, cpus: float, gpus: float) -> list[str]:
     reads = f"{sizes.readers} reading tasks" if sizes.readers else "which read for themselves"
     actors = f"{sizes.actors} teacher actor(s), {reads}; " if sizes.actors else f"{reads}; "
     inline = " which read" + " and ask the teachers" * bool(costs.teachers) + " themselves"
+    inline += f", with {sizes.ahead} thread(s) ahead of each" * bool(sizes.ahead)
     processes = f"{'' if sizes.inline else actors}{sizes.workers} student worker(s){inline * sizes.inline}"
     return [
         f"measured, ms a clip on one {of}: reading {1000 * costs.read:.1f} (a core){taught}, {student}",

@@ -53,7 +53,7 @@ def size_job(work: Work, run: Path, longest: float = SECONDS) -> Work:
     costs = measure(work, gpus, longest)
     resources = settings.resources
     may_inline = not (settings.apart() or resources.labels or resources.custom or resources.accelerator_type)
-    sizes = choose(costs, cpus, gpus, settings.optim.batch_size, may_inline)
+    sizes = choose(costs, cpus, gpus, settings.optim.batch_size, may_inline, most)
     values = chosen_values(settings, costs, sizes, cpus, most)
     sized = apply(settings, values)
     check_fits(sized, work.live_teachers)

@@ -249,7 +249,8 @@ def open_parquet(path: StrPath, texts: Collection[str] = ()) -> Any:
     import pyarrow.parquet as pq
 
     if not is_remote(path):
-        return pq.ParquetFile(path, memory_map=True, read_dictionary=list(texts))
+        # What is in memory need not be fetched by other threads first, which takes longer than to read it.
+        return pq.ParquetFile(path, memory_map=True, pre_buffer=False, read_dictionary=list(texts))
     return pq.ParquetFile(open_input(path), read_dictionary=list(texts))
 
 

@@ -1,7 +1,9 @@
 """Teachers: how their answers are weighted and combined, and the ensemble that gives them on the fly."""
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +141,7 @@ class Ensemble:
         self.keep_parts = tuple(f"{modality}/" for modality in later)
         self.each_view = each_view
         self.observe: Callable[[str, int, float], None] = lambda teacher, clips, seconds: None
-        self.tap, self.tapped = None, -1
+        self.tap, self.tapped, self._tapping = None, -1, threading.Lock()
         if feature is not None and self.names.index(feature[0]) in self.models:
             self.tapped = self.names.index(feature[0])
             self.feature_width = layer_width(self.models[self.tapped], feature[1])
@@ -162,10 +164,12 @@ class Ensemble:
             for chunk in np.array_split(np.flatnonzero(answered), -(-int(answered.sum()) // self.batch_size) or 1):
                 if not len(chunk):
                     continue
-                for head, values in self._forward(number, block, chunk).items():
-                    logits[head][chunk, number] = values
-                if self.tap is not None and features is not None and number == self.tapped:
-                    features[chunk] = self.tap.take().float().cpu().numpy()
+                tapped = self.tap is not None and features is not None and number == self.tapped
+                with self._tapping if tapped else nullcontext():
+                    for head, values in self._forward(number, block, chunk).items():
+                        logits[head][chunk, number] = values
+                    if self.tap is not None and features is not None and tapped:
+                        features[chunk] = self.tap.take().float().cpu().numpy()
             present[answered, number] = True
             if answered.any():
                 self.observe(self.names[number], int(answered.sum()), time.monotonic() - began)

@@ -49,6 +49,7 @@ def test_saved_settings_can_be_used_again(tmp_path):
         (("--loss.distill_weight", "0"), "nothing to learn"),
         (("--config", "nowhere.yaml"), "nowhere.yaml"),
         (("--resources.inline", "--resources.readers", "2"), "resources.readers"),
+        (("--resources.ahead", "1"), "resources.ahead goes with resources.inline"),
         (("--resources.inline", "--teachers.pools", '{"all": {"teachers": ["rgb"]}}'), "teachers.pools"),
     ],
 )

@@ -60,7 +60,8 @@ def test_killed_reading_tasks(home, cluster):
 
 @pytest.mark.parametrize("inline", [False, True])
 def test_a_killed_worker_of_two_inside_an_epoch(home, cluster, inline):
-    settings = settings_of(home, f"worker-{inline}", resources={"workers": 2, "inline": inline, "readers": 0})
+    resources = {"workers": 2, "inline": inline, "ahead": int(inline), "readers": 0}
+    settings = settings_of(home, f"worker-{inline}", resources=resources)
     seconds, run = disturbed(settings, lambda run: kill(read_lines(run / "trace-1.jsonl")[-1]["process"]))
     assert_exact(run)
     assert seconds < 90
@@ -94,7 +95,7 @@ def test_elastic_training_goes_on_with_fewer_workers(home, cluster, add_node):
 @pytest.mark.parametrize("inline", [False, True])
 def test_a_teacher_that_hangs_once(home, cluster, faults, inline):
     """In an actor, or in the worker itself."""
-    resources = {"inline": inline, "readers": 0}
+    resources = {"inline": inline, "ahead": int(inline), "readers": 0}
     settings = settings_of(home, f"hang-{inline}", teachers={"timeout_seconds": 3.0}, resources=resources)
     _, run = disturbed(settings, lambda run: (faults / "hang_once").touch())
     assert_exact(run)

@@ -71,6 +71,26 @@ def test_a_worker_whose_reading_hung_three_times_says_so(home, tmp_path):
     assert "reading of step 1" in json.loads((tmp_path / "failure.json").read_text())["error"]
 
 
+@pytest.mark.parametrize("what", ["live", "features", "replay"])
+def test_threads_that_read_and_ask_ahead_change_nothing(finished, home, what):
+    sections = {
+        "live": {},
+        "features": {
+            "loss": {"feature_weight": 0.1, "feature_teacher": "flow", "feature_layer": "backbone.blocks.1"},
+        },
+        "replay": {"teachers": {"folders": ["rgb", "flow", "boxes"], "mode": "replay", "bank": "ahead"}},
+    }[what]
+    if what == "replay":
+        teachers = sections["teachers"] | {"mode": "record"}
+        distill(settings_of(home, "ahead-record", teachers=teachers, resources={"ahead": 3, "threads": 1}))
+    found = {}
+    for ahead in (0, 3):
+        run = home / "runs" / f"ahead-{what}-{ahead}"
+        distill(settings_of(home, run.name, **sections, resources={"ahead": ahead, "threads": 1}))
+        found[ahead] = losses(run), seen(run)
+    assert found[3] == found[0]
+
+
 def test_validation_and_training_see_every_clip_once(finished):
     run, _ = finished
     assert {key: clips == list(range(11 if key[0] == "val" else 37)) for key, clips in seen(run).items()} == {

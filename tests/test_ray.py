@@ -65,7 +65,7 @@ def local(home):
 
 @pytest.mark.parametrize("inline", [False, True])
 def test_one_worker_gives_the_losses_and_the_model_of_the_local_run(home, local, inline):
-    distill(settings_of(home, f"one-{inline}", resources={"inline": inline}))
+    distill(settings_of(home, f"one-{inline}", resources={"inline": inline, "ahead": int(inline)}))
     run = home / "runs" / f"one-{inline}"
     rows = [[row for row in read_metrics(path) if row["kind"] == "train"] for path in (run, local)]
     assert [row["step"] for row in rows[0]] == [row["step"] for row in rows[1]]
@@ -76,7 +76,7 @@ def test_one_worker_gives_the_losses_and_the_model_of_the_local_run(home, local,
 
 @pytest.mark.parametrize("inline", [False, True])
 def test_three_workers_see_the_same_clips_in_each_step(home, local, inline):
-    resources = {"workers": 3, "inline": inline}
+    resources = {"workers": 3, "inline": inline, "ahead": int(inline)}
     teachers, optim = ({}, {"ema": 0.5}) if inline else ({"actors": 2, "num_gpus": 0.5}, {})
     settings = settings_of(home, f"three-{inline}", resources=resources, teachers=teachers, optim=optim)
     distill(settings)

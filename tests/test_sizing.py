@@ -17,7 +17,7 @@ def costs(read=0.002, teach=0.01, student=0.012, threads=(1,)):
 
 
 def test_as_few_processes_as_carry_the_load_of_two_cores():
-    sizes = choose(costs(), cpus=2, gpus=0, batch_size=32)
+    sizes = choose(costs(), cpus=2, gpus=0, batch_size=32, may_inline=False)
     assert (sizes.workers, sizes.actors, sizes.readers) == (1, 1, 0)
     assert sizes.rate == pytest.approx(sizes.limit, rel=0.03)
 
@@ -29,16 +29,26 @@ def test_a_student_that_costs_more_than_the_teachers_is_given_more_workers():
 
 
 def test_teachers_that_cost_more_than_the_student_are_given_more_actors():
-    sizes = choose(costs(teach=0.034), cpus=4, gpus=0, batch_size=32)
+    sizes = choose(costs(teach=0.034), cpus=4, gpus=0, batch_size=32, may_inline=False)
     assert (sizes.workers, sizes.actors, sizes.inline) == (1, 3, False)
 
 
-def test_workers_ask_the_teachers_themselves_where_processes_would_outnumber_cores():
+def test_one_worker_reads_and_asks_itself_in_as_many_threads_as_keep_its_student_busy():
     sizes = choose(costs(student=0.008), cpus=2, gpus=0, batch_size=32)
-    assert (sizes.workers, sizes.threads, sizes.actors, sizes.inline) == (2, 1, 0, True)
-    assert "2 student worker(s) which read and ask the teachers themselves" in explain(costs(), sizes, 2, 0)[1]
+    assert (sizes.workers, sizes.threads, sizes.ahead, sizes.actors, sizes.inline) == (1, 1, 1, 0, True)
+    said = explain(costs(), sizes, 2, 0)[1]
+    assert "1 student worker(s) which read and ask the teachers themselves, with 1 thread(s) ahead of each" in said
     apart = choose(costs(student=0.008), cpus=2, gpus=0, batch_size=32, may_inline=False)
     assert (apart.actors, apart.inline) == (2, False) and apart.rate < sizes.rate
+    four = choose(costs(teach=0.034), cpus=4, gpus=0, batch_size=32)
+    assert (four.workers, four.ahead) == (1, 3) and four.rate == pytest.approx(four.limit)
+    small_nodes = choose(costs(teach=0.034), cpus=4, gpus=0, batch_size=32, most=2.0)
+    assert small_nodes.ahead <= 1
+
+
+def test_a_student_that_costs_more_than_half_is_given_several_inline_workers():
+    sizes = choose(costs(student=0.04), cpus=2, gpus=0, batch_size=32)
+    assert (sizes.workers, sizes.ahead, sizes.inline) == (2, 0, True)
 
 
 def test_one_worker_of_two_threads_is_chosen_where_threads_are_as_good_as_workers():
@@ -96,7 +106,7 @@ def test_no_process_reserves_more_than_a_node_has():
 
 def test_reading_tasks_that_labels_ask_for_keep_their_cpus():
     found, own = costs(), Settings(resources={"reader_labels": {"a": "b"}})
-    settings = apply(own, chosen_values(own, found, choose(found, cpus=2, gpus=0, batch_size=32), 2))
+    settings = apply(own, chosen_values(own, found, choose(found, 2, 0, 32, may_inline=False), 2))
     check_fits(settings, teachers=True, have=[Node({"CPU": 2.0}, {"a": "b"})])
 
 

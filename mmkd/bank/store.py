@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -44,12 +45,14 @@ class Bank:
     Attributes:
         rows: number of answers (of all teachers to one view of one clip), those that newer ones replace left out.
         damaged: name of a part that cannot be read to the reason; its answers count as missing.
+        lock: for threads that use it together, one at a time.
     """
 
     def __init__(self, folder: Path):
         self.folder, self.description = Path(folder), read_description(Path(folder))
         self.layout, self._seal = self.description.layout(), self.description.seal()
         self.damaged: dict[str, str] = {}
+        self.lock = threading.Lock()
         self._clips = int(self.description.data["clips"])
         self._files: list[pq.ParquetFile] = []
         self._names: dict[str, None] = {}

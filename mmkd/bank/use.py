@@ -61,12 +61,13 @@ def look_up(use: BankUse, views: Views, manifest: Manifest, clips: Clips, number
     """
     bank = cached_bank(use.folder, use.state)
     real = clips != PADDING
-    known = real & bank.has(clips, numbers)
-    if not known[real].all():
-        bank.refresh()
+    with bank.lock:
         known = real & bank.has(clips, numbers)
-    at = np.flatnonzero(known)
-    rows, sound = bank.read(clips[at], numbers[at])
+        if not known[real].all():
+            bank.refresh()
+            known = real & bank.has(clips, numbers)
+        at = np.flatnonzero(known)
+        rows, sound = bank.read(clips[at], numbers[at])
     expected = view_parameters(bank.layout, views, manifest, clips[at], numbers[at])
     drawn = _same(rows["parameters"], expected)
     if (use.mode == "replay" or use.complete) and not (known[real].all() and sound.all() and drawn.all()):

@@ -65,6 +65,8 @@ class Settings(Section):
                 "resources.inline has the workers read and ask all teachers, on CPUs; it does not go with "
                 + ", ".join(apart)
             )
+        if self.resources.ahead and not (self.resources.inline or self.run.local):
+            raise ValueError("resources.ahead goes with resources.inline, or run.local; otherwise actors read ahead")
         return self
 
     def apart(self) -> list[str]:

@@ -86,8 +86,11 @@ class Resources(Section):
     RUN/resources.yaml. Also as --resources auto."""
     inline: bool = False
     """In a training, each student worker reads its clips and asks the teachers itself, in its own process on CPUs, and
-    there are no teacher actors and no reading tasks. Fastest where there are hardly more cores than workers; else data
-    and teachers keep the student waiting."""
+    there are no teacher actors and no reading tasks. Fastest where there are few cores a worker, with `ahead`; else
+    data and teachers keep the student waiting."""
+    ahead: Annotated[int, Field(ge=0)] = 0
+    """Threads of an inline worker, or of a local run, that read clips and ask the teachers ahead of it, on a core each;
+    when the worker has nothing to train on it does the same."""
     workers: Positive = 1
     """Student workers (Ray Train, DDP)."""
     min_workers: Annotated[int, Field(ge=0)] = 0
@@ -100,8 +103,8 @@ class Resources(Section):
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     """CPUs that a worker reserves."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """Threads per student worker; 0: the machine's cores divided by its workers and, unless inline, teacher actors and
-    a reader, or on a cluster of several nodes cpus_per_worker."""
+    """Threads per student worker, less those ahead of it; 0: the machine's cores divided by its workers and, unless
+    inline, teacher actors and a reader, or on a cluster of several nodes cpus_per_worker."""
     accelerator_type: str = ""
     """Kind of accelerator the workers need; empty: any."""
     labels: dict[str, str] = {}

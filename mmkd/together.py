@@ -1,0 +1,100 @@
+"""Things that are made one after the other, by several threads, and given out in order."""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+SWITCH_SECONDS = 0.0005
+"""How long a thread may keep the others from Python's interpreter, a tenth of what is usual: whoever comes back from a
+library waits for that long."""
+
+
+def made_together(make: Callable[[int], T], numbers: Sequence[int], helpers: int) -> Iterator[T]:
+    """`make(number)` for each number, in order; threads make some of the next ones meanwhile.
+
+    So does the one that asks, where its next is not there yet: nobody waits as long as there is something to make, and
+    no more threads work than there may be cores for, its own and the helpers.
+
+    Args:
+        make: is called by several threads at once.
+        helpers: threads; 0: none, and each is made when it is asked for.
+
+    Raises:
+        Exception: whatever `make` raises, when it is that number's turn.
+    """
+    if not helpers:
+        yield from map(make, numbers)
+        return
+    line, usual = _Line(make, numbers, ahead=2 * (helpers + 1)), sys.getswitchinterval()
+    threads = [threading.Thread(target=line.help, daemon=True) for _ in range(helpers)]
+    sys.setswitchinterval(SWITCH_SECONDS)
+    for thread in threads:
+        thread.start()
+    try:
+        for place in range(len(numbers)):
+            yield line.take(place)
+    finally:
+        line.stop()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(usual)
+
+
+class _Line(Generic[T]):
+    """What has been begun, made and taken, of some numbers.
+
+    Args:
+        ahead: that are begun and not yet taken, at most.
+    """
+
+    def __init__(self, make: Callable[[int], T], numbers: Sequence[int], ahead: int):
+        self.make, self.numbers, self.ahead = make, numbers, ahead
+        self.made: dict[int, Future[T]] = {}
+        self.begun = self.taken = 0
+        self.changed = threading.Condition()
+
+    def help(self) -> None:
+        """Make what comes next until nothing is left, or it is stopped."""
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: self._may_begin() or self.begun == len(self.numbers))
+                if not self._may_begin():
+                    return
+                place = self._begin()
+            self._make(place)
+
+    def take(self, place: int) -> T:
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: place in self.made or self._may_begin())
+                if place in self.made:
+                    self.taken += 1
+                    self.changed.notify_all()
+                    return self.made.pop(place).result()
+                other = self._begin()
+            self._make(other)
+
+    def stop(self) -> None:
+        with self.changed:
+            self.begun = len(self.numbers)
+            self.changed.notify_all()
+
+    def _may_begin(self) -> bool:
+        return self.begun < len(self.numbers) and self.begun - self.taken < self.ahead
+
+    def _begin(self) -> int:
+        self.begun += 1
+        return self.begun - 1
+
+    def _make(self, place: int) -> None:
+        made: Future[T] = Future()
+        try:
+            made.set_result(self.make(self.numbers[place]))
+        except BaseException as error:
+            made.set_exception(error)
+        with self.changed:
+            self.made[place] = made
+            self.changed.notify_all()
