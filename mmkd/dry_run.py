@@ -168,7 +168,11 @@ def _views(work: Work) -> list[tuple[str, str]]:
         lines.append(
             ("", f"{modality:<6}{list(main.shape)} {main.dtype}, {size / 1e6:.1f} MB a worker's share of a step")
         )
-    if settings.resources.inline:
+    resources = settings.resources
+    if resources.inline or settings.run.local:
+        if resources.ahead:
+            ahead = max(resources.ahead + 1, resources.prefetch)
+            lines.append(("", f"about {total * ahead / 1e6:.0f} MB read ahead in each worker"))
         return lines
     together = steps_together(work, settings.resources.workers)
     blocks = -(-settings.resources.prefetch // together) * settings.resources.workers

@@ -18,7 +18,8 @@ from mmkd.workers import rank, world_size
 def blocks_in_process(work: Work, start: int, watched: bool = False) -> Iterator[Block]:
     """The same blocks for this worker, in its process: what Ray Data has to agree with.
 
-    With `resources.ahead` other threads read and ask ahead of it, on one core each.
+    With `resources.ahead` other threads read and ask ahead of it; whoever does, on one core, so that a step is the same
+    whoever made it.
 
     Args:
         watched: whether reading or a teacher that hangs ends the process; where none is started anew a debugger may
@@ -33,14 +34,17 @@ def blocks_in_process(work: Work, start: int, watched: bool = False) -> Iterator
     watchdog = Watchdog(settings.resources.no_progress_seconds if watched else 0, Path(work.run_folder) / HANGS)
 
     def block(step: int) -> Block:
-        if threading.get_ident() != trains:
+        if helpers:
             torch.set_num_threads(1)
         try:
             with watchdog.over(f"the reading of step {step} of the plan, worker {rank()}"):
                 unit = read(work, world_size(), rank(), range(step, step + 1))
+            return stage(unit) if stage else unit
         except TimeoutError as error:
             leave_failure(work.run_folder, error)
             raise
-        return stage(unit) if stage else unit
+        finally:
+            if threading.get_ident() == trains:
+                torch.set_num_threads(threads)
 
-    return made_together(block, range(start, work.plan.num_steps), helpers)
+    yield from made_together(block, range(start, work.plan.num_steps), helpers, settings.resources.prefetch)

@@ -1,12 +1,10 @@
 """Ray Train: starts the workers, feeds each its blocks of the plan, and starts them again when one dies."""
 
 import json
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,11 +16,10 @@ from mmkd.ray_data import build_dataset, configure_context, of_row, steps_togeth
 from mmkd.reader import Block
 from mmkd.runs import RunFolder, read_lines
 from mmkd.telemetry.profile import save_timeline
+from mmkd.together import asked_now
 from mmkd.watchdog import HANGS
 from mmkd.worker import run_worker
 from mmkd.workers import world_size
-
-T = TypeVar("T")
 
 
 def train_on_ray(work: Work, run: Path, facts: dict[str, Any], threads: int, in_trial: bool = False) -> None:
@@ -121,7 +118,7 @@ def _plan_config(work: Work, run: Path) -> Any:
         """Builds the rest of the plan for the world size at hand, each time the workers start.
 
         Ray makes datasets in the controller, which knows neither world size nor checkpoint; this is called when rank 0
-        asks for its shard, after it wrote the position of the checkpoint that it loaded.
+        asks for its shard, after it wrote the position of the checkpoint that it goes on from.
         """
 
         def configure(self, datasets: Any, world_size: int, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
@@ -131,31 +128,6 @@ def _plan_config(work: Work, run: Path) -> Any:
             return [{"plan": part} for part in dataset.streaming_split(world_size, equal=True, locality_hints=None)]
 
     return PlanDataConfig()
-
-
-def asked_now(make: Callable[[], Iterator[T]]) -> Iterator[T]:
-    """The items of an iterator which a thread makes, and asks for its first item, from now on.
-
-    Raises:
-        Exception: whatever the iterator raises, when it is its item's turn.
-    """
-    first: Future[tuple[T, Iterator[T]] | None] = Future()
-
-    def ask() -> None:
-        try:
-            items = make()
-            first.set_result(next(((item, items) for item in items), None))
-        except BaseException as error:
-            first.set_exception(error)
-
-    def taken() -> Iterator[T]:
-        if (found := first.result()) is not None:
-            item, rest = found
-            yield item
-            yield from rest
-
-    threading.Thread(target=ask, daemon=True).start()
-    return taken()
 
 
 def _worker(config: dict[str, Any]) -> None:

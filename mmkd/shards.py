@@ -1,12 +1,12 @@
 """Shards: a data set as a folder of `dataset.json` and SPLIT/*.parquet, one row a clip (docs/data.md)."""
 
 import hashlib
-import threading
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -161,8 +161,7 @@ def read_rows(
         try:
             size, group = _size(path), int(manifest.group[clip])
             _check_once(path, size, group, columns)
-            with _lock_of(path):
-                rows = _open_shard(path, size).read_row_group(group, columns=columns, use_threads=False)
+            rows = _open_shard(path, size, get_ident()).read_row_group(group, columns=columns, use_threads=False)
             row = row_of(rows, int(manifest.row[clip]))
             if row["clip_id"] != manifest.clip_ids[clip]:
                 raise OSError(f"{path} holds clip {row['clip_id']!r} where {manifest.clip_ids[clip]!r} was packed")
@@ -271,7 +270,7 @@ def add_to_hash(digest: Any, row: Row) -> None:
 
 def _shard(path: str) -> pq.ParquetFile:
     """An open shard, opened again if its size has changed: reading past the end of a mapped file ends the process."""
-    return _open_shard(path, _size(path))
+    return _open_shard(path, _size(path), get_ident())
 
 
 def _size(path: str) -> int:
@@ -279,9 +278,13 @@ def _size(path: str) -> int:
     return -1 if is_remote(path) else Path(path).stat().st_size
 
 
-@lru_cache(maxsize=64)
-def _open_shard(path: str, size: int) -> pq.ParquetFile:
-    """Raises ValueError where it has other columns than a shard."""
+@lru_cache(maxsize=256)
+def _open_shard(path: str, size: int, thread: int) -> pq.ParquetFile:
+    """A thread's own, as two may not read from one at a time.
+
+    Raises:
+        ValueError: it has other columns than a shard.
+    """
     shard = open_parquet(path)
     there = {field.name: field.type for field in shard.schema_arrow}
     for wanted in schema([]):
@@ -291,13 +294,7 @@ def _open_shard(path: str, size: int) -> pq.ParquetFile:
     return shard
 
 
-@lru_cache(maxsize=1024)
-def _lock_of(path: str) -> threading.Lock:
-    """Of an open file, from which one thread may read at a time."""
-    return threading.Lock()
-
-
 @lru_cache(maxsize=1 << 14)
 def _check_once(path: str, size: int, group: int, columns: tuple[str, ...]) -> None:
     """As :func:`mmkd.storage.check_group`, which takes as long as a tenth of a clip's reading."""
-    check_group(_open_shard(path, size), group, columns)
+    check_group(_open_shard(path, size, get_ident()), group, columns)

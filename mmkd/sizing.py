@@ -80,7 +80,7 @@ def choose(
         found = list(_on_gpus(costs, cpus, int(gpus), batch_size))
     else:
         found = list(_on_cpus(costs, int(cpus), batch_size))
-        found += _inline(costs, int(cpus), int(min(most, cpus)), batch_size) if may_inline else []
+        found += _inline(costs, int(cpus), most, batch_size) if may_inline else []
     best = max(each.rate for each in found)
     near = [each for each in found if each.rate >= NEAR * best]
     return min(near, key=lambda each: (each.workers + each.actors, each.workers, each.threads + each.ahead))
@@ -102,11 +102,12 @@ def _on_cpus(costs: Costs, cores: int, batch_size: int) -> Iterator[Sizes]:
                 yield Sizes(workers, threads, actors, readers, 0.0, 0.0, rate, limit)
 
 
-def _inline(costs: Costs, cores: int, most: int, batch_size: int) -> Iterator[Sizes]:
-    """Workers that read and ask the teachers themselves, and train in one thread, while others read and ask ahead."""
+def _inline(costs: Costs, cores: int, most: float, batch_size: int) -> Iterator[Sizes]:
+    """Workers that read and ask the teachers themselves, and train in one thread; on one machine, where it is certain
+    that they fit, while others read and ask ahead."""
     each, cores = costs.read + costs.teach + costs.student[1], max(cores, 1)
     for workers in range(1, min(cores, max(1, batch_size // LEAST_ROWS)) + 1):
-        for ahead in range(min(cores // workers, max(most, 1), MOST_AHEAD + 1)):
+        for ahead in range(min(cores // workers, MOST_AHEAD + 1) if most >= cores else 1):
             rate = _together(workers) * min((1 + ahead) / each, 1 / costs.student[1])
             yield Sizes(workers, 1, 0, 0, 0.0, 0.0, rate, cores / each, inline=True, ahead=ahead)
 

@@ -119,8 +119,8 @@ def run_worker(
     Args:
         facts: about the training, kept in the model folder.
         wrap: puts the network on its device and makes it exchange gradients.
-        blocks: from a position to this worker's blocks from there on; called before the network is made, so that the
-            first can come meanwhile.
+        blocks: from a position to this worker's blocks from there on; called before the network is made, so that
+            whoever fetches the first can begin.
         report: see :class:`mmkd.recording.FolderRecorder`.
         node_goes: see :class:`mmkd.interruptions.Interruptions`.
     """

@@ -23,8 +23,8 @@ STEPS = 5
 """Of an epoch: 37 clips in batches of 8."""
 
 
-def settings_of(home, name, **run):
-    return small_settings(home, run={"name": name, **run})
+def settings_of(home, name, ahead=0, **run):
+    return small_settings(home, run={"name": name, **run}, resources={"threads": 1, "ahead": ahead})
 
 
 def records(run):
@@ -64,9 +64,9 @@ def die():
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("number", [1, 2, 4])
-def test_a_run_cut_off_inside_an_epoch_goes_on_from_its_last_checkpoint(home, undisturbed, monkeypatch, number):
-    settings = settings_of(home, f"cut-{number}", checkpoint_steps=2)
+@pytest.mark.parametrize("number, ahead", [(1, 0), (2, 2), (4, 0)])
+def test_a_run_cut_off_inside_an_epoch_goes_on_from_its_last_checkpoint(home, undisturbed, monkeypatch, number, ahead):
+    settings = settings_of(home, f"cut-{number}", ahead, checkpoint_steps=2)
     run = home / "runs" / f"cut-{number}"
     before_step(monkeypatch, "train", number, die)
     with pytest.raises(KeyboardInterrupt):

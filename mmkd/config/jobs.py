@@ -89,8 +89,9 @@ class Resources(Section):
     there are no teacher actors and no reading tasks. Fastest where there are few cores a worker, with `ahead`; else
     data and teachers keep the student waiting."""
     ahead: Annotated[int, Field(ge=0)] = 0
-    """Threads of an inline worker, or of a local run, that read clips and ask the teachers ahead of it, on a core each;
-    when the worker has nothing to train on it does the same."""
+    """Threads of an inline worker, or of a local run, that read clips and ask the teachers ahead of it, `prefetch`
+    steps at most, on a core each, which cpus_per_worker should have room for; when the worker has nothing to train on
+    it does the same."""
     workers: Positive = 1
     """Student workers (Ray Train, DDP)."""
     min_workers: Annotated[int, Field(ge=0)] = 0
@@ -103,8 +104,8 @@ class Resources(Section):
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     """CPUs that a worker reserves."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """Threads per student worker, less those ahead of it; 0: the machine's cores divided by its workers and, unless
-    inline, teacher actors and a reader, or on a cluster of several nodes cpus_per_worker."""
+    """Threads that a student worker trains with. 0: the machine's cores divided by its workers and, unless inline or
+    local, teacher actors and a reader, or on a cluster of several nodes cpus_per_worker; less those of `ahead`."""
     accelerator_type: str = ""
     """Kind of accelerator the workers need; empty: any."""
     labels: dict[str, str] = {}
@@ -119,7 +120,7 @@ class Resources(Section):
     reader_labels: dict[str, str] = {}
     """Labels of the nodes that reading tasks may run on; empty: any."""
     prefetch: Positive = 4
-    """Steps that each worker fetches ahead, in whole blocks."""
+    """Steps that each worker fetches, or makes, ahead; in whole blocks where they travel."""
     steps_per_block: Annotated[int, Field(ge=0)] = 0
     """Steps whose clips travel to a worker together, as one block, at most. 0: as many as have about 16 MB of frames,
     or 32 clips, leave eight blocks to an epoch, and have room in object_store_mb ten times for each worker."""
