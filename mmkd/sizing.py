@@ -14,7 +14,7 @@ TURNS = 1.1
 EXCHANGE = 0.95
 """Share of the time that workers do not wait for each other's gradients, where there are several (the same page)."""
 MOST_AHEAD = 3
-"""Threads that read and ask ahead of a worker, as one at a time has Python's interpreter (the same page)."""
+"""Threads that read and ask ahead of a worker, at most, as one at a time has Python's interpreter (the same page)."""
 LEAST_ROWS = 8
 """Of a worker's share of a batch, which batch norm is taken over."""
 STORE_SHARE = 0.25
