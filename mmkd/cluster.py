@@ -121,7 +121,7 @@ def automatic_threads(settings: Settings, teachers: int) -> int:
     if in_session() and len(cluster_nodes()) > 1:
         return max(1, int(resources.cpus_per_worker) - resources.ahead)
     busy = resources.workers
-    if not (resources.inline or settings.run.local):
+    if not resources.inline:
         busy += sum(pool.actors for pool in settings.teachers.each_pool().values()) if teachers else 0
         busy += not teachers_read(settings, teachers)
     return max(1, available_cores() // busy - resources.ahead)

@@ -51,7 +51,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is chosen, with the clips a second that it should reach, and those that the machines allow."""
+    """What is chosen, with the clips a second that it may reach, and those that the machines allow."""
 
     workers: int
     threads: int
@@ -196,6 +196,6 @@ def explain(costs: Costs, sizes: Sizes, cpus: float, gpus: float) -> list[str]:
     processes = f"{'' if sizes.inline else actors}{sizes.workers} student worker(s){inline * sizes.inline}"
     return [
         f"measured, ms a clip on one {of}: reading {1000 * costs.read:.1f} (a core){taught}, {student}",
-        f"chosen for {have}: {processes}. That should reach {sizes.rate:.0f} clips/s; the sum of the stages allows "
+        f"chosen for {have}: {processes}. That may reach {sizes.rate:.0f} clips/s; the sum of the stages allows "
         f"{sizes.limit:.0f}",
     ]

@@ -164,11 +164,10 @@ class Ensemble:
             for chunk in np.array_split(np.flatnonzero(answered), -(-int(answered.sum()) // self.batch_size) or 1):
                 if not len(chunk):
                     continue
-                tapped = self.tap is not None and features is not None and number == self.tapped
-                with self._tapping if tapped else nullcontext():
+                with self._tapping if number == self.tapped else nullcontext():  # the tap keeps one output
                     for head, values in self._forward(number, block, chunk).items():
                         logits[head][chunk, number] = values
-                    if self.tap is not None and features is not None and tapped:
+                    if self.tap is not None and features is not None and number == self.tapped:
                         features[chunk] = self.tap.take().float().cpu().numpy()
             present[answered, number] = True
             if answered.any():

@@ -68,6 +68,7 @@ def small_settings(home: Path, **sections: dict) -> Settings:
         "student": {"options": {"channels": [4, 8], "dropout": 0.1}, "arch": "r2plus1d_tiny"},
         "teachers": {"folders": ["rgb", "flow", "boxes"], "drop_near_chance": False},
         "optim": {"epochs": 2, "batch_size": 8, "warmup_epochs": 0.5},
+        "resources": {"threads": 1},  # tests share the cores
     }
     return Settings.model_validate({key: base.get(key, {}) | sections.get(key, {}) for key in base | sections})
 

@@ -81,8 +81,8 @@ def test_threads_leave_room_for_teachers_and_a_reader(monkeypatch):
     reading = Settings.model_validate({"resources": {"workers": 2}})  # teachers that read for themselves
     assert automatic_threads(reading, 4) == 4
     assert automatic_threads(Settings.model_validate({"resources": {"threads": 7}}), 4) == 7
-    local = Settings.model_validate({"run": {"local": True}, "resources": {"ahead": 5}})
-    assert automatic_threads(local, 4) == 7
+    ahead = Settings.model_validate({"resources": {"inline": True, "workers": 2, "ahead": 4}})
+    assert automatic_threads(ahead, 4) == 2
     monkeypatch.setattr("mmkd.cluster.in_session", lambda: True)
     for nodes, expected in ((1, 4), (3, 6)):
         monkeypatch.setattr("mmkd.cluster.cluster_nodes", lambda: [None] * nodes)  # noqa: B023

@@ -24,7 +24,7 @@ STEPS = 5
 
 
 def settings_of(home, name, ahead=0, **run):
-    return small_settings(home, run={"name": name, **run}, resources={"threads": 1, "ahead": ahead})
+    return small_settings(home, run={"name": name, **run}, resources={"ahead": ahead})
 
 
 def records(run):

@@ -82,11 +82,11 @@ def test_threads_that_read_and_ask_ahead_change_nothing(finished, home, what):
     }[what]
     if what == "replay":
         teachers = sections["teachers"] | {"mode": "record"}
-        distill(settings_of(home, "ahead-record", teachers=teachers, resources={"ahead": 3, "threads": 1}))
+        distill(settings_of(home, "ahead-record", teachers=teachers, resources={"ahead": 3}))
     found = {}
     for ahead in (0, 3):
         run = home / "runs" / f"ahead-{what}-{ahead}"
-        distill(settings_of(home, run.name, **sections, resources={"ahead": ahead, "threads": 1}))
+        distill(settings_of(home, run.name, **sections, resources={"ahead": ahead}))
         found[ahead] = losses(run), seen(run)
     assert found[3] == found[0]
 

@@ -104,8 +104,8 @@ class Resources(Section):
     cpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     """CPUs that a worker reserves."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """Threads that a student worker trains with. 0: the machine's cores divided by its workers and, unless inline or
-    local, teacher actors and a reader, or on a cluster of several nodes cpus_per_worker; less those of `ahead`."""
+    """Threads that a student worker trains with. 0: the machine's cores divided by its workers and, unless inline,
+    teacher actors and a reader, or on a cluster of several nodes cpus_per_worker; less those of `ahead`."""
     accelerator_type: str = ""
     """Kind of accelerator the workers need; empty: any."""
     labels: dict[str, str] = {}
