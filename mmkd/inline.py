@@ -33,16 +33,19 @@ def blocks_in_process(work: Work, start: int, watched: bool = False) -> Iterator
     stage = TeacherStage(beside, watched=watched) if work.live_teachers else None
     watchdog = Watchdog(settings.resources.no_progress_seconds if watched else 0, Path(work.run_folder) / HANGS)
 
+    def unit(step: int) -> Block:
+        try:
+            with watchdog.over(f"the reading of step {step} of the plan, worker {rank()}"):
+                return read(work, world_size(), rank(), range(step, step + 1))
+        except TimeoutError as error:
+            leave_failure(work.run_folder, error)
+            raise
+
     def block(step: int) -> Block:
         if helpers:
             torch.set_num_threads(1)
         try:
-            with watchdog.over(f"the reading of step {step} of the plan, worker {rank()}"):
-                unit = read(work, world_size(), rank(), range(step, step + 1))
-            return stage(unit) if stage else unit
-        except TimeoutError as error:
-            leave_failure(work.run_folder, error)
-            raise
+            return stage(unit(step)) if stage else unit(step)
         finally:
             if threading.get_ident() == trains:
                 torch.set_num_threads(threads)
