@@ -119,7 +119,7 @@ def automatic_threads(settings: Settings, teachers: int) -> int:
     if resources.threads:
         return resources.threads
     if in_session() and len(cluster_nodes()) > 1:
-        return max(1, int(resources.cpus_per_worker) - resources.ahead)
+        return resources.reserved_threads
     busy = resources.workers
     if not resources.inline:
         busy += sum(pool.actors for pool in settings.teachers.each_pool().values()) if teachers else 0

@@ -137,6 +137,11 @@ class Resources(Section):
     also as --wait-for-resources."""
 
     @property
+    def reserved_threads(self) -> int:
+        """That a worker may train with on the CPUs that it reserves, less those ahead of it."""
+        return max(1, int(self.cpus_per_worker) - self.ahead)
+
+    @property
     def reading_tasks(self) -> int:
         """At a time, where there are any."""
         return self.readers or 2

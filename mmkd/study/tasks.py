@@ -85,7 +85,7 @@ def of_task(settings: Settings) -> Settings:
     if not (settings.run.local or in_one_process(settings)):
         return settings
     resources = settings.resources
-    threads = resources.threads or max(1, int(resources.cpus_per_worker) - resources.ahead)
+    threads = resources.threads or resources.reserved_threads
     changes = {
         "run": settings.run.model_copy(update={"local": True}),
         "resources": resources.model_copy(update={"threads": threads}),

@@ -114,8 +114,7 @@ def _trial_settings(settings: Settings, bank: str) -> Settings:
     teachers = settings.teachers.model_copy(update={"mode": "replay", "bank": bank})
     resources = settings.resources
     if in_one_process(settings) and not resources.threads:
-        threads = max(1, int(resources.cpus_per_worker) - resources.ahead)
-        resources = resources.model_copy(update={"threads": threads})
+        resources = resources.model_copy(update={"threads": resources.reserved_threads})
     # `distinct` is kept, so that a trial of fewer epochs shows the first of the bank's views.
     return settings.model_copy(update={"teachers": teachers, "resources": resources})
 
