@@ -16,8 +16,8 @@ demo: setup
 	$(BIN)/python rayjobs/demo.py
 
 # What needs no Ray runs on all cores; Ray shares them out itself.
-test: lint test-fast
-	$(BIN)/pytest -m "slow and not ray and not faults" -n auto
+test: lint
+	$(BIN)/pytest -m "not ray and not faults" -n auto
 	$(BIN)/pytest -m "ray and not faults"
 
 # The inner loop.

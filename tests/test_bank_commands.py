@@ -16,6 +16,8 @@ from mmkd.bank.verify import choose_answers
 from mmkd.plan import TEST_VIEW
 from tests.small import small_settings, write_dataset, write_teachers
 
+pytestmark = pytest.mark.slow
+
 VIEWS = {"distinct": 2, "randaugment": 2, "mixup": 0.5}
 
 

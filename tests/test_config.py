@@ -93,7 +93,7 @@ def commands():
             yield pytest.param(name, shlex.split(arguments, comments=True), id=f"{page.name} {name}{arguments[:60]}")
 
 
-@pytest.mark.parametrize(("name", "arguments"), commands())
+@pytest.mark.parametrize(("name", "arguments"), list(commands()))
 def test_the_commands_of_the_pages_are_understood(name, arguments, tmp_path, monkeypatch):
     while "--config" in arguments:  # files of runs that are not here
         at = arguments.index("--config")

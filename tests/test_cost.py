@@ -21,6 +21,8 @@ from mmkd.pipeline import cached_dataset
 from mmkd.views import View
 from tests.small import HEADS, RATE, small_settings
 
+pytestmark = pytest.mark.slow
+
 QUICK = 0.02
 
 

@@ -53,6 +53,7 @@ def test_the_page_has_a_command_for_every_source_and_for_checking():
         assert load_settings(each, job="pack", about="")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PACKING)
 def test_the_command_packs_a_data_set_that_passes_its_check_and_teaches(name, data, tmp_path):
     arguments = [each.replace("/data/", f"{data}/") for each in PACKING[name]]

@@ -74,6 +74,7 @@ def test_the_flag_works_on_a_command_line(tmp_path):
     assert facts["dry_run"] and set(facts) == {"dry_run", "baseline", "student"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_can_be_run(recipe, home, tmp_path):
     tree = yaml.safe_load((ROOT / "configs" / f"{recipe}.yaml").read_text())

@@ -20,6 +20,8 @@ from mmkd.report.predictions import Predictions
 from mmkd.report.strips import Strip
 from mmkd.scoring import score
 
+pytestmark = pytest.mark.slow
+
 HEADS = {
     "verb": ["push", "lift", "drop", "turn", "shake", "roll", "spin"],
     "noun": ["cup", "ball", "box", "pen", "book", "key", "plate", "fork"],

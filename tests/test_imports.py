@@ -7,6 +7,8 @@ import pytest
 
 from mmkd.teachers import SHIPPED
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "module, heavy",

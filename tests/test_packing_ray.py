@@ -12,7 +12,7 @@ import pytest
 from mmkd.dataset import open_dataset
 from tests.processes import descendants, wait_for
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.faults, pytest.mark.ray, pytest.mark.slow]
 ROOT = Path(__file__).parents[1]
 ARGUMENTS = ["--source.train", "160", "--source.val", "4", "--source.test", "4", "--pack.clips_per_shard", "4"]
 

@@ -20,6 +20,8 @@ from mmkd.report.table import comparison, difference, format_table
 from mmkd.run_report import clip_strips, write_run_report
 from tests.small import HEADS, SPLITS, make_clip, small_settings, write_dataset
 
+pytestmark = pytest.mark.slow
+
 CLASSES = {"verb": ["lift", "drop", "shake"], "noun": ["mug", "ball"]}
 EVIL = "<script>alert('$x^$')</script>"  # and a formula that matplotlib would stumble over
 

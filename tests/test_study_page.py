@@ -17,6 +17,8 @@ from mmkd.study.statistics import contrast
 from mmkd.study.summaries import summarise
 from tests.study_cases import made_results
 
+pytestmark = pytest.mark.slow
+
 EVIL = "<script>alert('$x^$')</script>"  # and a formula that matplotlib would stumble over
 SECTIONS = [
     "Claims of the paper", "Students", "Accuracy and calibration", "Accuracy and cost", "Weighting under a bad teacher",

@@ -10,6 +10,8 @@ import pytest
 from mmkd.report import sweep_figures
 from mmkd.report.sweep_page import Cost, SweepReport, TrialRow, pareto_front, write_sweep_page
 
+pytestmark = pytest.mark.slow
+
 EVIL = "<script>alert('$x^$')</script>"  # and a formula that matplotlib would stumble over
 
 

@@ -212,6 +212,7 @@ def test_labels_on_a_tenth_of_the_clips_are_enough_for_the_label_term(tmp_path):
     assert any(row["ce"] == 0 for row in rows) and any(row["ce"] > 0 for row in rows)
 
 
+@pytest.mark.report
 def test_multi_label_heads_are_trained_judged_and_reported(tmp_path):
     heads = HEADS | {"tags": ["red", "green", "far"]}
 

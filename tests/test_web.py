@@ -109,6 +109,7 @@ def test_paths_and_sizes_that_are_not_served(server):
     assert "default-src 'none'" in ask(server, "GET", "/")[1]["Content-Security-Policy"]
 
 
+@pytest.mark.slow
 def test_the_command_says_where_it_is_and_deletes_what_it_was_given_when_it_is_ended(folder, tmp_path):
     """By SIGTERM: Ctrl+C does the same, but programs that a shell starts in the background do not hear it."""
     command = [sys.executable, "-m", "mmkd", "demo", str(folder / "student"), "--port", "0"]
@@ -132,6 +133,7 @@ def test_the_command_says_where_it_is_and_deletes_what_it_was_given_when_it_is_e
         process.communicate()
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_and_a_model_of_something_else_are_said(server, folder):
     own = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "mmkd", "demo"]
