@@ -24,7 +24,7 @@ test: lint
 test-fast: setup
 	$(BIN)/pytest -m "not ray and not slow" -n auto
 
-# Processes and nodes are killed, disks filled, teachers hung (about twenty-two minutes).
+# Processes and nodes are killed, disks filled, teachers hung (about twenty-five minutes).
 test-faults: setup
 	$(BIN)/pytest -m faults
 

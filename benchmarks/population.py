@@ -25,8 +25,8 @@ from typing import Any
 
 from mmkd.cli import load_settings
 from mmkd.config import Settings
+from mmkd.config.changes import apply
 from mmkd.runs import read_metrics
-from mmkd.sweep.space import apply
 
 RANGES = {"loss.temperature": (1, 10), "teachers.gamma": (0.05, 5), "optim.lr": (5e-4, 5e-3)}
 NAME = "bench-population"
