@@ -102,12 +102,12 @@ def ask(questions: Questions) -> Iterator[Block]:
         actors = questions.actors or settings.teachers.actors
         dataset = in_teacher_pool(dataset, settings.teachers, _Answer, arguments, questions.batch, actors)
     else:
-        actors = questions.actors or _cpus()
+        actors = questions.actors or max(1, int(_cpus() // max(settings.teachers.num_cpus, 1)))
         units = questions.units()
         # A task is several units: what Ray does for each takes as long as a few milliseconds of answering.
         together = min(MOST_UNITS, max(1, len(units) // (actors * TASKS_PER_ACTOR)))
         tasks = range(0, len(units), together)
-        dataset = read_units(partial(_some, together, len(units)), tasks, readers=2, num_cpus=0.01)
+        dataset = read_units(partial(_some, together, len(units)), tasks, readers=2, num_cpus=0)
         dataset = in_teacher_pool(dataset, settings.teachers, _ReadAndAnswer, arguments, 1, actors)
     yield from dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmkd.config import Run
-from mmkd.workers import rank, total
+from mmkd.workers import rank, total, world_size
 
 STOP_FILE = "stop"
 """In a run folder: its workers are asked to keep a checkpoint and end."""
@@ -73,7 +73,9 @@ class Interruptions:
         due = bool(self.seconds) and now - self.kept >= self.seconds
         nodes = now - self.looked_at_nodes >= NODE_SECONDS
         flags = [due, self.stopped, nodes] if rank() == 0 else [False] * 3
-        self._said = total(torch.tensor(flags, dtype=torch.float32, device=self.device))
+        # One worker tells nobody, and need not wait for its device.
+        device = self.device if world_size() > 1 else "cpu"
+        self._said = total(torch.tensor(flags, dtype=torch.float32, device=device))
 
     def after(self, steps: int) -> Interruption:
         """What is to be done after the step that was asked about; `steps`: optimiser steps done, 0 where it was

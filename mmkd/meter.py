@@ -37,7 +37,7 @@ class Meter:
         self.wait = self.mark_wait = 0.0
         self.clips = self.mark_clips = self.mark_taught = self.mark_replayed = self.steps = self.mark_steps = 0
         self.epoch_start, self.epoch_wait, self.epoch_clips = self.start, 0.0, 0
-        self.first_wait = 0.0
+        self.first_wait, self.under_way = 0.0, False
         self.read = self.computed = self.replayed = 0
         self.new_broken: list[tuple[str, int, str]] = []
         self.all_broken: set[tuple[str, int, str]] = set()
@@ -47,7 +47,7 @@ class Meter:
         before = time.monotonic()
         yield
         waited = time.monotonic() - before
-        if self.clips or self.read:
+        if self.under_way:
             self.wait += waited
         else:  # start-up is told apart from a pipeline that cannot keep up
             self.first_wait += waited
@@ -63,6 +63,7 @@ class Meter:
             yield block
 
     def count(self, step: Step, block: Block, real: np.ndarray) -> None:
+        self.under_way = True
         self.steps += 1
         self.read += int((block["status"] != PADDED).sum())
         split = "val" if step.phase == "val" else "train"
@@ -102,6 +103,7 @@ class Meter:
             "first_wait_seconds": self.first_wait,
         }
         self.epoch_start, self.epoch_wait, self.epoch_clips = now, self.wait, self.clips
+        self.all_broken = set()  # a clip that could not be read in one epoch may be read in the next
         return row
 
     def take_counts(self) -> tuple[list[tuple[str, int, str]], int, int, int]:

@@ -105,10 +105,9 @@ class Updater:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, self.plan, number) * group.get("lr_scale", 1.0)
         self.scaler.unscale_(self.optimizer)
-        if optim.clip_norm:
-            norm = nn.utils.clip_grad_norm_(self.trained.parameters(), optim.clip_norm)
-            if not self.scaler.is_enabled() and not torch.isfinite(norm):
-                raise FloatingPointError("the gradients are not finite")
+        norm = nn.utils.clip_grad_norm_(self.trained.parameters(), optim.clip_norm or math.inf)
+        if not self.scaler.is_enabled() and not torch.isfinite(norm):
+            raise FloatingPointError("the gradients are not finite")
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

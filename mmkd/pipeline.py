@@ -182,7 +182,7 @@ class TeacherStage:
             share = f"step {step} of the plan, worker {int(block['rank'][0])}"
             with self.watchdog.over(f"the answer of teacher pool {self.pool} to {share}"):
                 return self.ensemble(block)
-        except (FloatingPointError, TimeoutError) as error:
+        except (ValueError, TimeoutError) as error:
             leave_failure(self.run_folder, error)
             raise
 

@@ -13,7 +13,7 @@ from mmkd.fit import Fit
 from mmkd.models import save_model
 from mmkd.reader import Block
 from mmkd.report.predictions import Predictions
-from mmkd.runs import write_json
+from mmkd.runs import add_lines, write_json
 from mmkd.shards import Manifest
 from mmkd.telemetry import make_boards
 from mmkd.workers import rank
@@ -59,12 +59,11 @@ class FolderRecorder:
         for board in self.boards:
             board.broken(len(clips))
         if clips:
-            path = self.run / "rejects.jsonl"
-            known = set(path.read_text().splitlines()) if path.is_file() else set()
-            for split, clip, reason in clips:
-                row = {"split": split, "clip_id": self.manifests[split].clip_ids[clip], "reason": reason}
-                if json.dumps(row) not in known:
-                    self._append("rejects.jsonl", row)
+            rows = [
+                {"split": split, "clip_id": self.manifests[split].clip_ids[clip], "reason": reason}
+                for split, clip, reason in clips
+            ]
+            add_lines(self.run / "rejects.jsonl", rows)
 
     def checkpoint(self, fit: Fit, position: int, score: float | None = None) -> None:
         if self.first:

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import socket
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -140,6 +141,13 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 def read_epochs(folder: Path) -> list[dict[str, Any]]:
     """Rows of a run's finished epochs."""
     return [row for row in read_metrics(folder) if row["kind"] == "epoch"]
+
+
+def add_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append the rows that a JSON Lines file does not have yet."""
+    known = set(path.read_text().splitlines()) if path.is_file() else set()
+    with open(path, "a") as file:
+        file.writelines(line + "\n" for line in map(json.dumps, rows) if line not in known)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -137,7 +137,7 @@ class Ensemble:
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
         self.autocast_dtype = dtype if self.device.type == "cuda" else None
         self.batch_size = batch_size
-        self.keep = (*keep, *later, *(f"has/{modality}" for modality in later))
+        self.keep = (*keep, *later, *(f"has/{modality}" for modality in (*keep, *later)))
         self.keep_parts = tuple(f"{modality}/" for modality in later)
         self.each_view = each_view
         self.observe: Callable[[str, int, float], None] = lambda teacher, clips, seconds: None
@@ -191,7 +191,7 @@ class Ensemble:
             output[head] = (values if columns[head] is None else values[..., columns[head]]).cpu().numpy()
             if not self.each_view and not np.isfinite(output[head]).all():
                 bad = block["clip"][rows[~np.isfinite(output[head]).all(axis=1)]].tolist()
-                raise FloatingPointError(
+                raise ValueError(
                     f"teacher {self.names[number]} gave non-finite {head} logits for clips number {bad[:20]}; "
                     "try teachers.precision fp32, or leave it out of teachers.folders."
                 )

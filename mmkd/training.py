@@ -40,11 +40,13 @@ def fit_blocks(fit: Fit, blocks: Iterable[Block], recorder: Recorder) -> None:
         _check_place(block, step)
         real = block["status"] == REAL
         meter.count(step, block, real)
+        # A clip without what the network sees teaches it nothing, as an evaluation leaves it out.
+        seen = real & block.get(f"has/{fit.recogniser.modality}", real)
         if fit.interruptions is not None:
             fit.interruptions.ask()
         if fit.settings.run.trace:
-            seen = {"phase": step.phase, "epoch": step.epoch + 1, "clips": block["clip"][real].tolist()}
-            recorder.trace({"position": fit.position + 1, "process": os.getpid(), **seen})
+            row = {"phase": step.phase, "epoch": step.epoch + 1, "clips": block["clip"][real].tolist()}
+            recorder.trace({"position": fit.position + 1, "process": os.getpid(), **row})
         if fit.keeper is not None and step.phase != "val":
             fit.keeper.add(block)
         if step.phase == "weigh":
@@ -52,7 +54,7 @@ def fit_blocks(fit: Fit, blocks: Iterable[Block], recorder: Recorder) -> None:
             if fit.plan.ends_phase(step):
                 _judge(fit, weigh.pop(), recorder)
         elif step.phase == "train":
-            terms = _train_step(fit, step, block, real)
+            terms = _train_step(fit, step, block, seen)
             done = fit.plan.optimizer_step(fit.position + 1)
             if done % fit.settings.run.log_every == 0 or fit.plan.ends_phase(step):
                 recorder.train(_train_row(fit, step, done, terms, meter))
@@ -62,7 +64,7 @@ def fit_blocks(fit: Fit, blocks: Iterable[Block], recorder: Recorder) -> None:
                 buffers_of_first(fit.updater.trained)
                 if fit.updater.ema is not None:
                     buffers_of_first(fit.updater.ema.module)
-            validation.add(_predict(fit, block, real))
+            validation.add(_predict(fit, block, real, seen))
         fit.position += 1
         if fit.plan.ends_phase(step):
             _count(fit, meter, recorder)
@@ -172,17 +174,19 @@ def _not_finite(fit: Fit, step: Step, what: str, clips: np.ndarray) -> ValueErro
 
 
 @torch.inference_mode()
-def _predict(fit: Fit, block: Block, real: np.ndarray) -> Block:
-    model = fit.model.eval()
-    rows = np.flatnonzero(real)
-    heads = fit.heads
-    out = {"clip": block["clip"][rows]} | {f"label/{head}": block[f"label/{head}"][rows] for head in heads}
-    if len(rows):
-        answers = mean_logits(model, model.modality, block, rows, fit.device, max(len(real), 1))
-        logits = {head: values.cpu().numpy() for head, values in answers.items()}
-    else:
-        logits = {head: np.zeros((0, len(classes)), np.float32) for head, classes in model.spec.heads.items()}
-    return out | {f"logits/{head}": values for head, values in logits.items()}
+def _predict(fit: Fit, block: Block, real: np.ndarray, seen: np.ndarray) -> Block:
+    """Columns of the real clips: number, labels, whether the network was shown it, and its logits, zeros if not."""
+    model, shown = fit.model.eval(), np.flatnonzero(seen)
+    out = {"clip": block["clip"][real], "seen": seen[real]}
+    out |= {f"label/{head}": block[f"label/{head}"][real] for head in fit.heads}
+    logits = {head: np.zeros((len(real), len(names)), np.float32) for head, names in model.spec.heads.items()}
+    if len(shown):
+        size = -(-len(real) // fit.settings.optim.accumulate)  # at a time, as in training
+        with fit.updater.autocast():
+            answers = mean_logits(model, model.modality, block, shown, fit.device, size)
+        for head, values in answers.items():
+            logits[head][shown] = values.cpu().numpy()
+    return out | {f"logits/{head}": values[real] for head, values in logits.items()}
 
 
 def _weigh_columns(fit: Fit) -> list[str]:
@@ -210,6 +214,12 @@ def _end_epoch(fit: Fit, step: Step, columns: Block, meter: Meter, recorder: Rec
     expected = np.setdiff1d(fit.plan.val, broken)
     if not np.array_equal(np.sort(columns["clip"]), np.sort(expected)):
         raise RuntimeError(f"validation saw {len(columns['clip'])} clips where the plan has {len(expected)}.")
+    seen = columns.pop("seen")
+    columns = {name: values[seen] for name, values in columns.items()}
+    if len(expected) and not seen.any():
+        raise ValueError(
+            f"no clip of split {fit.settings.data.val} has {fit.recogniser.modality}; nothing to validate."
+        )
     logits = {head: columns[f"logits/{head}"] for head in fit.heads}
     labels = {head: columns[f"label/{head}"] for head in fit.heads}
     metrics = evaluate_heads(logits, labels)

@@ -10,6 +10,8 @@ from pathlib import Path
 ATTEMPTS = 3
 HANGS = "hangs.jsonl"
 """In a run folder: what hung, a line each time."""
+NOTE_SECONDS = 5.0
+"""That writing such a line may take."""
 
 
 class Watchdog:
@@ -33,17 +35,23 @@ class Watchdog:
         if not self.seconds:
             yield
             return
-        if self.record.is_file() and self.record.read_text().splitlines().count(json.dumps(what)) >= ATTEMPTS:
-            raise TimeoutError(f"{what} did not come within {self.seconds:g} s in {ATTEMPTS} processes")
         timer = threading.Timer(self.seconds, self._end, [what])
         timer.daemon = True
         timer.start()
         try:
+            if self.record.is_file() and self.record.read_text().splitlines().count(json.dumps(what)) >= ATTEMPTS:
+                raise TimeoutError(f"{what} did not come within {self.seconds:g} s in {ATTEMPTS} processes")
             yield
         finally:
             timer.cancel()
 
     def _end(self, what: str) -> None:
+        # The file system of the record may be what hangs.
+        noting = threading.Thread(target=self._note, args=[what], daemon=True)
+        noting.start()
+        noting.join(NOTE_SECONDS)
+        os._exit(1)
+
+    def _note(self, what: str) -> None:
         with open(self.record, "a") as file:
             file.write(json.dumps(what) + "\n")
-        os._exit(1)

@@ -1,5 +1,6 @@
 """One training worker: makes the network, finds its place in the plan, and carries out the rest of it."""
 
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,8 @@ def run_worker(
         recorder = FolderRecorder(settings.run, run, manifests, facts, report)
         for path in torn:
             recorder.notice(f"checkpoint {path} is torn and passed over")
+            if rank() == 0:
+                shutil.rmtree(path, ignore_errors=True)  # else it would count as one of the newest
         if work.bank is not None and work.bank.writes:
             stop = settings.teachers.if_bank_fails == "stop"
             label = f"{run.name}-{rank()}"
@@ -165,6 +168,8 @@ def run_worker(
         try:
             fit_blocks(fit, profiled(mine, run / "profile", rank()) if settings.run.profile else mine, recorder)
         finally:
-            if fit.keeper is not None:
-                fit.keeper.flush()
-            recorder.close()
+            try:
+                if fit.keeper is not None:
+                    fit.keeper.flush()
+            finally:
+                recorder.close()

@@ -158,6 +158,17 @@ def test_a_truncated_part_is_found_and_named(root, run, copied):
     assert status == 1 and facts is None and "holds no answer" in said
 
 
+@pytest.mark.parametrize("name", ["/etc", "../other", "s3://bucket/data?endpoint_override=http://127.0.0.1:9"])
+def test_a_bank_does_not_choose_what_is_opened(root, run, copied, name):
+    folder = copied("elsewhere")
+    described = json.loads((folder / "bank.json").read_text())
+    described["data"]["name"] = name
+    (folder / "bank.json").write_text(json.dumps(described))
+    status, facts, said = run("verify", "elsewhere", *teachers(root))
+    shutil.rmtree(folder)
+    assert status == 1 and facts is None and "--data.folder says which" in said
+
+
 def test_other_logits_with_right_checksums_are_sound_but_not_what_the_teachers_say(root, run, copied):
     def change(rows):
         rows["logits/noun"][:, 1, 0] += 0.25

@@ -24,8 +24,9 @@ VIEWS = {"frames": 4, "size": 16, "boxes": 3, "audio_seconds": 0.1}
 
 
 def settings_for(home, name, **evaluate_settings):
+    data = evaluate_settings.pop("data", {})
     known = {"models": ["rgb"], "cost": False} | evaluate_settings
-    return small_settings(home, run={"name": name, "local": True}, evaluate=known)
+    return small_settings(home, run={"name": name, "local": True}, evaluate=known, data=data)
 
 
 def assert_equal(first, second):
@@ -140,6 +141,19 @@ def test_logits_that_are_not_finite_stop_the_evaluation_and_name_the_clips(home)
     save_model(model, home / "models" / "broken")
     with pytest.raises(ValueError, match=r"broken gave noun logits that are not finite for clips test-000"):
         evaluate(settings_for(home, "broken", models=["broken"]))
+
+
+def test_broken_clips_are_counted_once_though_the_evaluation_is_done_twice(tmp_path):
+    def spoil(split, rows):
+        rows[1] |= {"rgb": [frame[:50] for frame in rows[1]["rgb"]]}
+        return rows
+
+    write_dataset(tmp_path / "data" / "small", spoil)
+    write_teachers(tmp_path)
+    with pytest.raises(ValueError, match="are broken, more than"):
+        evaluate(settings_for(tmp_path, "broken", data={"max_broken_share": 0.0}))
+    result = evaluate(settings_for(tmp_path, "broken", data={"max_broken_share": 0.5}))
+    assert result["broken_clips"] == 1
 
 
 def test_splits_that_are_not_there_or_empty_are_refused(home):

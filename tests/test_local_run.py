@@ -15,6 +15,8 @@ from mmkd.config import SettingsError
 from mmkd.inline import blocks_in_process
 from mmkd.jobs import distill, train_teacher
 from mmkd.models import load_model
+from mmkd.pipeline import read
+from mmkd.reader import UNREADABLE
 from mmkd.report.predictions import Predictions
 from mmkd.resolve import plan_student, teacher_folders
 from mmkd.runs import RunFolder, Tail, read_lines, read_metrics
@@ -130,9 +132,11 @@ def test_a_run_cut_off_after_an_epoch_goes_on_as_if_it_had_not_been(finished, ho
     shutil.copytree(run, cut)
     last = max((cut / "checkpoints").glob("checkpoint_*"))
     (last / "network.safetensors").write_bytes(b"torn")  # a torn checkpoint is passed over
+    (cut / "checkpoints" / "checkpoint_999999999").mkdir()  # and is not counted as one of the newest
     (cut / "result.json").unlink()
     again = distill(settings_of(tmp_path, "finished"))
     assert again["val"] == result["val"]
+    assert max((cut / "checkpoints").glob("checkpoint_*")).name == last.name
     assert losses(cut) == losses(run)
     new, old = load_model(cut / "best").state_dict(), load_model(run / "best").state_dict()
     assert all(torch.equal(new[name], old[name]) for name in old)
@@ -224,6 +228,45 @@ def test_a_few_broken_clips_are_listed_and_many_fail_the_job(tmp_path):
     ]
     with pytest.raises(ValueError, match=r"max_broken_share.*train clip train-004: a frame cannot be decoded"):
         distill(settings_of(tmp_path, "none", data={"max_broken_share": 0.0}))
+
+
+def test_a_val_clip_that_cannot_be_read_in_one_epoch_is_back_in_the_next(home, monkeypatch):
+    def read_once_unreadable(work, num_workers, rank, steps):
+        block = read(work, num_workers, rank, steps)
+        step = work.plan.step(steps.start)
+        if (step.phase, step.epoch, step.number) == ("val", 0, 0):
+            block["status"][0] = UNREADABLE
+        return block
+
+    monkeypatch.setattr("mmkd.inline.read", read_once_unreadable)
+    result = distill(settings_of(home, "hiccup", data={"max_broken_share": 0.5}))
+    rows = [row for row in read_metrics(home / "runs" / "hiccup") if row["kind"] == "epoch"]
+    assert result["broken_clips"] == 1 and [row["val"]["verb"]["n"] for row in rows] == [10, 11]
+
+
+def test_clips_without_what_a_network_sees_neither_teach_it_nor_judge_it(tmp_path):
+    losses_of = []
+    for name, change in (("right", 0), ("wrong", 1)):
+
+        def spoil(split, rows, change=change):
+            """The labels of clips without boxes, which nobody should ask for."""
+            return [
+                row | {"boxes": None, "labels": row["labels"] | {"verb": (row["labels"]["verb"] + change) % 3}}
+                if i % 5 == 3
+                else row
+                for i, row in enumerate(rows)
+            ]
+
+        root = tmp_path / name
+        write_dataset(root / "data" / "small", spoil)
+        network = {"modality": "boxes", "arch": "stlt", "options": {"width": 16, "depth": 1, "num_heads": 2}}
+        labels = {"distill_weight": 0.0, "label_weight": 1.0}
+        train_teacher(settings_of(root, "boxes", teacher=network, loss=labels))
+        run = root / "runs" / "boxes"
+        losses_of.append(losses(run))
+        kept = Predictions.load(run / "predictions-val.parquet")
+        assert sorted(kept.clip_ids) == [f"val-{i:03d}" for i in range(11) if i % 5 != 3]
+    assert losses_of[0] == losses_of[1]
 
 
 def test_a_student_that_is_taught_ignores_labels_and_unlabelled_clips_take_part(tmp_path):

@@ -125,6 +125,17 @@ def test_earlier_layers_learn_more_slowly_with_layer_decay(home):
         Updater(model, model, small_settings(home, optim={"name": "adamx"}), plan, torch.device("cpu"))
 
 
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+def test_gradients_that_are_not_finite_move_nothing(home, clip_norm):
+    settings = small_settings(home, optim={"clip_norm": clip_norm})
+    model = create_model("r2plus1d_tiny", HEADS, "rgb", channels=(4, 8))
+    updater = Updater(model, model, settings, Plan(np.arange(8), np.arange(2), np.arange(0), 1, 8), torch.device("cpu"))
+    updater.backward(sum(parameter.sum() for parameter in model.parameters()) * float("inf"))
+    with pytest.raises(FloatingPointError):
+        updater.step(0)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_mixed_precision_steps_are_near_those_in_full(home, precision):
     """On CPU, where training is otherwise in fp32: what autocast and the scaler do is the same."""

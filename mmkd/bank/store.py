@@ -233,7 +233,7 @@ class BankWriter:
         """Take rows without their checksums.
 
         Raises:
-            FloatingPointError: a logit is too large for fp16.
+            ValueError: a logit is too large for fp16.
         """
         count = len(rows["clip"])
         if not count:
@@ -241,7 +241,7 @@ class BankWriter:
         for head in self.layout.heads:
             if not np.isfinite(rows[f"logits/{head}"]).all():
                 wrong = ~np.isfinite(rows[f"logits/{head}"]).all(axis=(1, 2))
-                raise FloatingPointError(
+                raise ValueError(
                     f"teachers' {head} logits of clips number {rows['clip'][wrong][:20].tolist()} do not fit into "
                     "fp16, which a bank keeps; use teachers.mode live."
                 )

@@ -1,5 +1,6 @@
 """Whether a bank's teachers would say the same again."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,11 @@ def choose_answers(bank: Bank, number: int, seed: int) -> tuple[Clips, Clips]:
 def _settings_of(described: Description, settings: Settings) -> Settings:
     """The settings with the bank's data set, if they name none, and the bank's views, in this process."""
     views = {name: value for name, value in described.views.items() if name != "mixed_clips"}
-    data = {"folder": settings.data.folder or described.data["name"], "train": described.data["split"], "limit": 0}
+    name = str(described.data["name"])
+    # A bank may be anybody's, and must not say which files are read or which servers are asked.
+    if not settings.data.folder and not re.fullmatch(r"\w[\w.-]*", name):
+        raise SettingsError(f"the bank calls its data set {name!r}; --data.folder says which one that is.")
+    data = {"folder": settings.data.folder or name, "train": described.data["split"], "limit": 0}
     teachers = {"weighting": "uniform", "drop_near_chance": False, "num_gpus": 1.0}
     return settings.model_copy(
         update={

@@ -1,6 +1,5 @@
 """The evaluation as one job: models over a split, their answers kept, and from those all that is said of them."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from mmkd.jobs import ensure_data, session
 from mmkd.models import load_model
 from mmkd.pipeline import cached_dataset, cached_manifest
 from mmkd.progress import say
-from mmkd.runs import RunFolder, write_json
+from mmkd.runs import RunFolder, add_lines, write_json
 from mmkd.storage import name_of
 from mmkd.views import parse_grid
 
@@ -132,9 +131,8 @@ def _about(settings: Settings, model: Evaluated, split: str, grids: Sequence[Gri
 def _check_broken(settings: Settings, logits: SplitLogits, split: str, run: Path) -> None:
     if not logits.broken:
         return
-    with open(run / "rejects.jsonl", "a") as file:
-        for clip_id, reason in logits.broken:
-            file.write(json.dumps({"split": split, "clip_id": clip_id, "reason": reason}) + "\n")
+    rows = [{"split": split, "clip_id": clip_id, "reason": reason} for clip_id, reason in logits.broken]
+    add_lines(run / "rejects.jsonl", rows)
     total = len(logits.clip_ids) + len(logits.broken)
     say(f"split {split}: {len(logits.broken)} of {total} clips are broken and left out; rejects.jsonl lists them")
     if len(logits.broken) > settings.data.max_broken_share * total:

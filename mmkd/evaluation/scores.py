@@ -13,7 +13,7 @@ from mmkd.cost.record import Cost
 from mmkd.evaluation.answers import Answers, answers_path
 from mmkd.pipeline import cached_dataset, cached_manifest
 from mmkd.report.predictions import Predictions
-from mmkd.runs import write_json
+from mmkd.runs import read_lines, write_json
 from mmkd.scoring import score
 from mmkd.shards import read_meta
 
@@ -103,11 +103,7 @@ def read_evaluation(run: Path) -> Evaluation:
         temperatures = _temperatures(Answers.load(fitting)) if fitting.is_file() and val != split else {}
         models.append(_scored(answers, temperatures, about))
     costs = json.loads(path.read_text()) if (path := run / "costs.json").is_file() else {"costs": [], "notes": []}
-    rejects = (
-        [json.loads(line) for line in (run / "rejects.jsonl").read_text().splitlines()]
-        if (run / "rejects.jsonl").is_file()
-        else []
-    )
+    rejects = read_lines(run / "rejects.jsonl")
     return Evaluation(
         split,
         models,
