@@ -13,7 +13,7 @@ import numpy as np
 from mmkd.config import Settings
 from mmkd.pipeline import cached_dataset, cached_manifest, make_ensemble
 from mmkd.plan import PADDING, Clips
-from mmkd.ray_data import configure_context, in_teacher_pool
+from mmkd.ray_data import configure_context, in_teacher_pool, of_readers
 from mmkd.reader import Block, read_unit
 from mmkd.views import Grids, grid_slots
 
@@ -93,12 +93,10 @@ def ask(questions: Questions) -> Iterator[Block]:
     from mmkd.units import read_units
 
     configure_context(settings)
-    resources, arguments = settings.resources, {"questions": questions}
+    arguments = {"questions": questions}
     if settings.teachers.num_gpus:
         read = partial(Questions.read, questions)
-        dataset = read_units(
-            read, questions.units(), readers=resources.reading_tasks, num_cpus=resources.cpus_per_reader
-        )
+        dataset = read_units(read, questions.units(), **of_readers(settings.resources))
         actors = questions.actors or settings.teachers.actors
         dataset = in_teacher_pool(dataset, settings.teachers, _Answer, arguments, questions.batch, actors)
     else:

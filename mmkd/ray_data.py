@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from mmkd.config import Settings, Teachers
+from mmkd.config import Resources, Settings, Teachers
 from mmkd.pipeline import TeacherStage, Work, read
 from mmkd.reader import Block
 from mmkd.resources import teachers_read
@@ -65,7 +65,6 @@ def build_dataset(work: Work, start: int, num_workers: int) -> Any:
     """The rest of the plan from step `start` as a lazy Ray dataset."""
     from mmkd.units import read_units
 
-    resources = work.settings.resources
     pools = work.settings.teachers.each_pool() if work.live_teachers else {}
     # The first step travels alone, so that training starts when it is read.
     groups = [range(start, start + 1), *work.plan.groups(start + 1, steps_together(work, num_workers))]
@@ -75,14 +74,7 @@ def build_dataset(work: Work, start: int, num_workers: int) -> Any:
         first = next(iter(pools.values()))
         dataset = read_units(_share, shares, readers=None, num_cpus=first.num_cpus, **place_of(first))
     else:
-        where = {"label_selector": resources.reader_labels} if resources.reader_labels else {}
-        dataset = read_units(
-            partial(_read_share, work, num_workers),
-            shares,
-            readers=resources.reading_tasks,
-            num_cpus=resources.cpus_per_reader,
-            **where,
-        )
+        dataset = read_units(partial(_read_share, work, num_workers), shares, **of_readers(work.settings.resources))
     for number, (name, pool) in enumerate(pools.items()):
         reads = teachers_read_them and number == 0
         arguments = {"work": work, "pool": name, "num_workers": num_workers if reads else 0}
@@ -99,6 +91,12 @@ def _share(share: tuple[int, int, int]) -> Block:
 def _read_share(work: Work, num_workers: int, share: tuple[int, int, int]) -> Block:
     first, end, rank = share
     return as_row([read(work, num_workers, rank, range(first, end))])
+
+
+def of_readers(resources: Resources) -> dict[str, Any]:
+    """Arguments of read_units for reading tasks: how many, what each reserves, and on which nodes they may run."""
+    where = {"label_selector": resources.reader_labels} if resources.reader_labels else {}
+    return {"readers": resources.reading_tasks, "num_cpus": resources.cpus_per_reader, **where}
 
 
 def place_of(teachers: Teachers) -> dict[str, Any]:

@@ -158,6 +158,14 @@ def test_a_truncated_part_is_found_and_named(root, run, copied):
     assert status == 1 and facts is None and "holds no answer" in said
 
 
+def test_clips_that_were_mixed_are_those_of_the_share_that_was_trained_on(root, run):
+    views = small_settings(root).views.model_dump() | VIEWS | {"mixup": 1.0}
+    data = {"folder": "small", "weigh_share": 0.3, "max_broken_share": 0.2, "train_share": 0.6}
+    record(small_settings(root, views=views, data=data, teachers={"bank": "share"}))
+    status, facts, _ = run("verify", "share", *teachers(root))
+    assert status == 0 and facts["passed"]
+
+
 @pytest.mark.parametrize("name", ["/etc", "../other", "s3://bucket/data?endpoint_override=http://127.0.0.1:9"])
 def test_a_bank_does_not_choose_what_is_opened(root, run, copied, name):
     folder = copied("elsewhere")

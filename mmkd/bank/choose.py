@@ -35,6 +35,8 @@ def describe_bank(work: Work, hashes: Mapping[str, str]) -> Description:
     kept["sample_rate"] = sound_rate(dataset, views)
     if views.mixup or views.cutmix:
         kept["mixed_clips"] = len(work.plan.train)
+        if settings.data.train_share < 1:
+            kept["train_share"] = settings.data.train_share
     else:
         del kept["mix_probability"]
     manifest = work.manifests()["train"]

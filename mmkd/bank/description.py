@@ -28,7 +28,8 @@ class Description:
         teachers: name to weights hash, in the order of the rows' columns.
         data: name, fingerprint, split and number of its clips.
         heads: head to number of classes.
-        views: the settings that views and inputs are made by; `mixed_clips`: number of clips among which partners lie.
+        views: the settings that views and inputs are made by; `mixed_clips`: number of clips among which partners lie,
+            and `train_share`: the share of the split that they are, where it is not all.
         parameters: numpy's description of the stored view parameters.
         kept_views: training views of each clip that the bank is meant to hold.
         coverage: answers in it, parts, and megabytes, when a job last closed it.

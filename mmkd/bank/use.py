@@ -145,7 +145,7 @@ class Keeper:
         self._order = np.argsort(use.columns)
         # auto was told of damaged answers, which it computes again; record does not look.
         self._before = Bank(Path(use.folder)) if use.mode == "record" else None
-        self._done: set[tuple[int, int]] = set()
+        self._done: dict[int, NDArray[np.bool_]] = {}  # view to clips that were kept
         self._failed = False
 
     def add(self, block: Block) -> None:
@@ -158,7 +158,9 @@ class Keeper:
         new = (block["status"] != PADDED) & ~block.get("banked", np.zeros(len(clips), bool))
         if self._before is not None:
             new &= ~self._before.has(clips, views)
-        new &= [key not in self._done for key in zip(clips.tolist(), views.tolist(), strict=True)]
+        for view in np.unique(views[new]).tolist():
+            done = self._done.setdefault(view, np.zeros(len(self._manifest.clip_ids), bool))
+            new &= (views != view) | ~done[clips]
         if self._failed or not new.any():
             return
         rows = {"clip": clips[new], "view": views[new], "status": block["status"][new]}
@@ -167,7 +169,8 @@ class Keeper:
         with np.errstate(over="ignore"):  # what does not fit is refused
             for head in self.writer.layout.heads:
                 rows[f"logits/{head}"] = block[f"teacher_logits/{head}"][new].astype(np.float16)
-        self._done.update(zip(clips[new].tolist(), views[new].tolist(), strict=True))
+        for view in np.unique(views[new]).tolist():
+            self._done[view][clips[new & (views == view)]] = True
         self._try(lambda: self.writer.add(select_teachers(rows, self._order.tolist())))
 
     def flush(self) -> None:

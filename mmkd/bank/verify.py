@@ -14,8 +14,9 @@ from mmkd.bank.store import Bank
 from mmkd.config import Settings, SettingsError, Views
 from mmkd.models import describe_model
 from mmkd.pipeline import cached_dataset, cached_manifest
-from mmkd.plan import PADDING, TEST_VIEW, Clips
+from mmkd.plan import PADDING, TEST_VIEW, Clips, chosen_share
 from mmkd.resolve import matched_teachers, teacher_folders
+from mmkd.shards import Manifest
 
 
 def verify_bank(folder: Path, settings: Settings, answers: int, seed: int, tolerance: float) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def verify_bank(folder: Path, settings: Settings, answers: int, seed: int, toler
         clips,
         views,
         tuple(dict.fromkeys(("rgb", *seen))),
-        partners=np.arange(described.views.get("mixed_clips", 0), dtype=np.int64),
+        partners=_partners(described, manifest),
     )
     live = _answers(bank, questions)
     stored, sound = bank.read(clips, views)
@@ -174,9 +175,16 @@ def choose_answers(bank: Bank, number: int, seed: int) -> tuple[Clips, Clips]:
     return clips[order], views[order]
 
 
+def _partners(described: Description, manifest: Manifest) -> Clips:
+    """Clips that others were mixed with."""
+    if not described.views.get("mixed_clips"):
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(chosen_share(manifest.clip_ids, described.views.get("train_share", 1.0)))
+
+
 def _settings_of(described: Description, settings: Settings) -> Settings:
     """The settings with the bank's data set, if they name none, and the bank's views, in this process."""
-    views = {name: value for name, value in described.views.items() if name != "mixed_clips"}
+    views = {name: value for name, value in described.views.items() if name not in ("mixed_clips", "train_share")}
     name = str(described.data["name"])
     # A bank may be anybody's, and must not say which files are read or which servers are asked.
     if not settings.data.folder and not re.fullmatch(r"\w[\w.-]*", name):
