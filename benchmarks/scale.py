@@ -1,12 +1,13 @@
 """How far the pipeline itself carries, simulated: stages that take a set time, on logical GPUs of one machine.
 
-    python benchmarks/scale.py [--actors 64] [--students 8] [--batches 8] [--out FILE] [--run.home /abs]
+    python benchmarks/scale.py [--actors 64] [--students 8] [--batch-seconds 0.05] [--out FILE] [--run.home /abs]
 
-The plan, the manifests, the order, the blocks and Ray Data are those of a distillation on HOME/data/tabletop. What
-takes time in it sleeps instead: an actor of the teacher pool 50 ms a batch of 32 clips (--batch-seconds), a student
-100 ms a step; nothing is decoded, and a clip's frames are a few bytes. A student's share of a global batch is 32 clips,
-and a block is --batches of them. So this machine's cores carry what is the pipeline's own, and the processes: 64 actors
-that only sleep take about one core.
+The plan, the manifests, the order, the blocks and Ray Data are those of a distillation on HOME/data/tabletop, many
+times over. What takes time in it sleeps instead: an actor of the teacher pool 50 ms a batch of 8 clips (--batch-seconds
+and --teachers.batch_size; 160 clips a second are what a Video Swin-T on a GPU may do), a student 100 ms a step of 32;
+nothing is decoded, and a clip's frames are a few bytes. A block has as many clips as it would have if they were of
+8 x 224 x 224 px and each actor came with 16 GB of shared memory. So this machine's cores carry what is the pipeline's
+own, and the processes: 64 actors that only sleep take about one core.
 
     teachers   the students take no time: the pool should never be idle
     stragglers the same, and one actor in 16 takes twice as long
@@ -33,16 +34,19 @@ import numpy as np
 from common import CORES, Facts, ensure_data, figure, finish
 
 from mmkd.cli import load_settings
+from mmkd.config import Settings, Views
 from mmkd.pipeline import Work
 from mmkd.plan import PADDING
 from mmkd.progress import say
-from mmkd.ray_data import as_row, configure_context, in_teacher_pool, of_row, units_of
+from mmkd.ray_data import as_row, configure_context, in_teacher_pool, of_row, steps_together, units_of
 from mmkd.reader import PADDED, REAL, Block
 from mmkd.resolve import plan_student, teacher_folders
+from mmkd.resources import STORE, Node
 from mmkd.units import read_units
 
-BATCH, STEP_SECONDS = 32, 0.1
+SHARE, STEP_SECONDS = 32, 0.1
 READERS, FRAME_BYTES, CLASSES = 8, 64, 16
+STORE_PER_ACTOR, EPOCH_CLIPS = 16e9, 200_000
 PARTS = ("teachers", "stragglers", "students", "ceiling", "long")
 
 
@@ -62,25 +66,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--actors", type=int, default=64)
     parser.add_argument("--students", type=int, default=8)
-    parser.add_argument("--batches", type=int, default=8, help="steps whose clips travel as one block")
-    parser.add_argument("--batch-seconds", type=float, default=0.05, help="that a teacher takes for 32 clips")
-    parser.add_argument("--seconds", type=float, default=10.0, help="how long each part goes on, if all are busy")
+    parser.add_argument("--batch-seconds", type=float, default=0.05, help="that a teacher takes for a batch")
+    parser.add_argument("--seconds", type=float, default=40.0, help="how long each part goes on, if all are busy")
     parser.add_argument("--units", type=int, default=100_000, help="of part long")
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--out", help="JSON file to write")
     own, rest = parser.parse_known_args(argv)
-    flags = ["--optim.batch_size", str(BATCH * own.students), "--resources.steps_per_block", str(own.batches)]
-    flags += ["--views.distinct", "1", "--optim.validate_every", "1000000", *rest]
+    flags = ["--optim.batch_size", str(SHARE * own.students), "--views.size", "224", "--views.frames", "8"]
+    flags += ["--optim.validate_every", "1000000"]
+    flags += ["--teachers.actors", str(own.actors), "--teachers.batch_size", "8", "--teachers.num_gpus", "1", *rest]
     settings = load_settings(flags, job="distill", about="", program="python benchmarks/scale.py")
     ensure_data(settings)
-    work, _ = plan_student(settings, teacher_folders(settings))
-    block_seconds = own.batches * own.batch_seconds
+    work = many_times(settings)
+    steps = steps_together(work, own.students, [Node({"CPU": 1.0, STORE: STORE_PER_ACTOR})] * own.actors)
+    batches = -(-steps * SHARE // settings.teachers.batch_size)
+    say(f"blocks of {steps * SHARE} clips, {batches} batches of a teacher")
+    block_seconds = batches * own.batch_seconds
     shapes = {
         "teachers": Shape(own.actors, own.students, own.batch_seconds, 0.0),
         "stragglers": Shape(own.actors, own.students, own.batch_seconds, 0.0, straggling=16),
-        "students": Shape(own.actors, own.students, own.batch_seconds, STEP_SECONDS * own.batches),
+        "students": Shape(own.actors, own.students, own.batch_seconds, STEP_SECONDS * steps),
         "ceiling": Shape(4, own.students, 0.0, 0.0),
-        "long": Shape(1, own.students, 0.0, 0.0, planned_blocks=own.units // own.students // own.batches),
+        "long": Shape(1, own.students, 0.0, 0.0, planned_blocks=own.units // own.students // steps),
     }
     import ray
 
@@ -97,9 +104,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for part in own.parts.split(","):
         shape = shapes[part]
         block = max(block_seconds / (shape.actors / shape.students) * bool(shape.batch_seconds), shape.step_seconds)
-        blocks = max(100, round(own.seconds / block) if block else 0)
-        epochs = max(blocks, shape.planned_blocks)  # an epoch has a block of each student at least
-        found[part] = simulate(replace(work, plan=replace(work.plan, epochs=epochs)), shape, blocks)
+        blocks = max(40, round(own.seconds / block)) if block else 100
+        epochs = -(-max(blocks, shape.planned_blocks) * steps // work.plan.train_steps)
+        found[part] = simulate(replace(work, plan=replace(work.plan, epochs=epochs + 1)), shape, steps, blocks)
         say(f"{part:<11}" + "  ".join(f"{name} {value:.4g}" for name, value in found[part].items()))
     ray.shutdown()
     finish({"cores": CORES, "parts": found}, figures(found), own.out)
@@ -121,20 +128,28 @@ def figures(found: dict[str, Facts]) -> list[Facts]:
     return shown
 
 
-def simulate(work: Work, shape: Shape, blocks: int) -> Facts:
-    """Carry out a plan until each student has had so many blocks; shares of the time in which all stages are under
-    way."""
+def many_times(settings: Settings) -> Work:
+    """The work, whose train split has its clips many times."""
+    # Its teachers are not asked, so that they need not see clips as the plan has them.
+    usual = settings.model_copy(update={"views": Views()})
+    work, _ = plan_student(usual, teacher_folders(settings))
+    clips = np.tile(work.plan.train, -(-EPOCH_CLIPS // len(work.plan.train)))
+    return replace(work, settings=settings, plan=replace(work.plan, train=clips))
+
+
+def simulate(work: Work, shape: Shape, steps: int, blocks: int) -> Facts:
+    """Carry out a plan until each student has had so many blocks of so many steps; shares of the time in which all
+    stages are under way."""
     import ray
 
     configure_context(work.settings)
     teachers = work.settings.teachers.model_copy(update={"num_gpus": 1.0, "num_cpus": 0.1})
-    groups = work.plan.groups(work.plan.weigh_steps, work.settings.resources.steps_per_block)
-    groups = groups[: max(blocks, shape.planned_blocks)]
-    shares = [(steps, rank) for steps in groups for rank in range(shape.students)]
+    groups = work.plan.groups(work.plan.weigh_steps, steps)[: max(blocks, shape.planned_blocks)]
+    shares = [(group, rank) for group in groups for rank in range(shape.students)]
     with tempfile.TemporaryDirectory() as folder:
         began = time.time()
         dataset = read_units(partial(glance, work, shape.students), shares, readers=READERS, num_cpus=0.1)
-        arguments = {"folder": folder, "seconds": shape.batch_seconds, "straggling": shape.straggling}
+        arguments = {"folder": folder, "shape": shape, "batch_size": teachers.batch_size}
         dataset = in_teacher_pool(dataset, teachers, Sleeping, arguments, 1, shape.actors)
         parts = dataset.streaming_split(shape.students, equal=True)
         student = ray.remote(num_cpus=0.1)(study)
@@ -177,15 +192,15 @@ def glance(work: Work, num_workers: int, share: tuple[range, int]) -> Block:
 class Sleeping:
     """An ensemble that takes a set time for each batch of a block."""
 
-    def __init__(self, folder: str, seconds: float, straggling: int):
+    def __init__(self, folder: str, shape: Shape, batch_size: int):
         before = len(list(Path(folder).iterdir()))
-        self.spans = Path(folder) / str(os.getpid())
+        self.spans, self.batch_size = Path(folder) / str(os.getpid()), batch_size
         self.spans.write_text(f"{time.time()} {time.time()}\n")
-        self.seconds = seconds * (2 if straggling and before % straggling == 0 else 1)
+        self.seconds = shape.batch_seconds * (2 if shape.straggling and before % shape.straggling == 0 else 1)
 
     def __call__(self, row: Block) -> Block:
         began, block = time.time(), of_row(row)
-        time.sleep(self.seconds * -(-len(block["clip"]) // BATCH))
+        time.sleep(self.seconds * -(-len(block["clip"]) // self.batch_size))
         logits = np.zeros((len(block["clip"]), 1, CLASSES), np.float32)
         with self.spans.open("a") as file:
             file.write(f"{began} {time.time()}\n")

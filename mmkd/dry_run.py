@@ -1,6 +1,7 @@
 """Dry runs: what a job would do and reserve, resolved by the same code as the job itself, without doing it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from mmkd.cluster import available
@@ -13,7 +14,7 @@ from mmkd.progress import say
 from mmkd.ray_data import steps_together
 from mmkd.reader import empty_block
 from mmkd.resolve import plan_student, plan_teacher, run_folder, teacher_folders
-from mmkd.resources import Node, check_fits, needs, total
+from mmkd.resources import Node, check_fits, needs, total, widest_stage
 from mmkd.runs import read_metrics
 from mmkd.storage import is_file, join
 from mmkd.worker import make_network, view_geometry
@@ -42,7 +43,8 @@ def describe_training(settings: Settings, teach: bool) -> dict[str, Any]:
         else:
             work, hashes = plan_student(settings, folders)
             kind = "distill" if folders else "labels"
-        lines += _data(work) + _plan(work) + _views(work) + _networks(work, facts) + _objective(work)
+        lines += _data(work) + _plan(work) + _views(work, have)
+        lines += _networks(work, facts) + _objective(work)
         if hashes and settings.teachers.mode != "live":
             lines.append(_bank(work, hashes))
         run = run_folder(work, kind)
@@ -148,7 +150,7 @@ def _steps(number: int) -> str:
     return f"{number} step" + ("s" if number != 1 else "")
 
 
-def _views(work: Work) -> list[tuple[str, str]]:
+def _views(work: Work, nodes: Sequence[Node]) -> list[tuple[str, str]]:
     settings = work.settings
     views, dataset, rows = settings.views, cached_dataset(work.data_folder), work.plan.share(settings.resources.workers)
     stride = f", {views.stride} apart" if views.sampling == "strided" else ""
@@ -174,11 +176,12 @@ def _views(work: Work) -> list[tuple[str, str]]:
             ahead = max(resources.ahead + 1, resources.prefetch)
             lines.append(("", f"about {total * ahead / 1e6:.0f} MB read ahead in each worker"))
         return lines
-    together = steps_together(work, settings.resources.workers)
-    blocks = -(-settings.resources.prefetch // together) * settings.resources.workers
-    ahead = together * (blocks + settings.resources.reading_tasks + 2)
-    lines.append(("", f"about {total * ahead / 1e6:.0f} MB under way in shared memory, of resources.object_store_mb "
-                      f"{settings.resources.object_store_mb}"))  # fmt: skip
+    if settings.teachers.mode == "replay":
+        work = replace(work, teachers=())
+    together = steps_together(work, resources.workers, nodes)
+    blocks = -(-resources.prefetch // together) * resources.workers
+    ahead = together * (blocks + widest_stage(settings, work.live_teachers) + 2)
+    lines.append(("", f"about {total * ahead / 1e6:.0f} MB under way in shared memory"))
     return lines
 
 

@@ -17,15 +17,19 @@ import numpy as np
 from mmkd.config import Resources, Settings, Teachers
 from mmkd.pipeline import TeacherStage, Work, read
 from mmkd.reader import Block
-from mmkd.resources import teachers_read
+from mmkd.resources import Node, cluster_nodes, shared_memory, teachers_read, widest_stage
 
 BLOCK_BYTES, BLOCK_CLIPS, MOST_BLOCK_BYTES = 16 << 20, 32, 64 << 20
 """Frames of a block, about; or as many clips, where those are more and not above the last of these."""
+FEW_PROCESSES, LARGEST_BLOCK_BYTES = 2, 1 << 30
+"""Readers or actors for which such blocks are large enough. More of them have larger blocks in proportion, as all
+blocks pass through one process that schedules them; but none above the last of these."""
 BLOCKS_SHARE = 0.1
-"""Of the object store, for a block of each worker, at most: each has one at hand, one or more ahead, and one that waits
-for its turn."""
+"""Of a process's part of the object store, for the frames of a block, at most: it has one at hand, one or more ahead,
+and one that waits for its turn, and what only teachers see beside them."""
 EPOCH_BLOCKS = 8
-"""Blocks that a worker is given in an epoch, at least, so that all stages have something to do."""
+"""Blocks that a worker is given in an epoch, at least, and two for each process of a stage, so that all have something
+to do."""
 
 
 def quiet(library: str) -> None:
@@ -50,15 +54,22 @@ def configure_context(settings: Settings) -> None:
         quiet("ray.data")
 
 
-def steps_together(work: Work, num_workers: int) -> int:
-    """Steps of the plan whose units of a worker make a block, at most."""
+def steps_together(work: Work, num_workers: int, nodes: Sequence[Node]) -> int:
+    """Steps of the plan whose units of a worker make a block, at most.
+
+    Args:
+        nodes: of the cluster.
+    """
     if asked := work.settings.resources.steps_per_block:
         return asked
-    views = work.settings.views
+    views, processes = work.settings.views, widest_stage(work.settings, work.live_teachers)
     clip = views.frames * views.size**2 * 3 * views.test_clips * views.test_crops  # validation has them all
-    most = min(MOST_BLOCK_BYTES, int(BLOCKS_SHARE * work.settings.resources.object_store_mb * 2**20 / num_workers))
-    clips = min(max(BLOCK_BYTES // clip, BLOCK_CLIPS), most // clip)
-    return max(1, min(clips // work.plan.share(num_workers), work.plan.train_steps // EPOCH_BLOCKS))
+    times = max(1.0, processes / FEW_PROCESSES)
+    room = BLOCKS_SHARE * shared_memory(work.settings, nodes, max(num_workers, processes))
+    most = min(times * MOST_BLOCK_BYTES, LARGEST_BLOCK_BYTES, room)
+    clips = min(times * max(BLOCK_BYTES // clip, BLOCK_CLIPS), most // clip)
+    blocks = max(EPOCH_BLOCKS, 2 * processes // num_workers)
+    return max(1, min(int(clips // work.plan.share(num_workers)), work.plan.train_steps // blocks))
 
 
 def build_dataset(work: Work, start: int, num_workers: int) -> Any:
@@ -67,7 +78,8 @@ def build_dataset(work: Work, start: int, num_workers: int) -> Any:
 
     pools = work.settings.teachers.each_pool() if work.live_teachers else {}
     # The first step travels alone, so that training starts when it is read.
-    groups = [range(start, start + 1), *work.plan.groups(start + 1, steps_together(work, num_workers))]
+    together = steps_together(work, num_workers, cluster_nodes())
+    groups = [range(start, start + 1), *work.plan.groups(start + 1, together)]
     shares = [(steps.start, steps.stop, rank) for steps in groups for rank in range(num_workers)]
     teachers_read_them = teachers_read(work.settings, work.live_teachers)
     if teachers_read_them:

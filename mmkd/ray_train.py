@@ -14,6 +14,7 @@ from mmkd.inline import blocks_in_process
 from mmkd.pipeline import Work, leave_failure
 from mmkd.ray_data import build_dataset, configure_context, of_row, steps_together, units_of
 from mmkd.reader import Block
+from mmkd.resources import cluster_nodes
 from mmkd.runs import RunFolder, read_lines
 from mmkd.telemetry.profile import save_timeline
 from mmkd.together import asked_now
@@ -149,7 +150,8 @@ def _worker(config: dict[str, Any]) -> None:
     def blocks(position: int) -> Iterable[Block]:
         if work.settings.resources.inline:
             return blocks_in_process(work, position, watched=True)
-        prefetch = -(-work.settings.resources.prefetch // steps_together(work, world_size()))
+        together = steps_together(work, world_size(), cluster_nodes())
+        prefetch = -(-work.settings.resources.prefetch // together)
 
         def rows() -> Iterator[Block]:
             shard = ray.train.get_dataset_shard("plan")

@@ -10,6 +10,7 @@ from mmkd.cores import available_cores
 from mmkd.progress import say
 
 KINDS = ("CPU", "GPU")
+STORE = "object_store_memory"
 NO_LIMIT = 10**6
 """Nodes of a group of which an autoscaler may have any number."""
 
@@ -86,6 +87,12 @@ def teachers_read(settings: Settings, teachers: int) -> bool:
     resources, pools = settings.resources, settings.teachers.each_pool()
     alone = not resources.readers and not resources.reader_labels
     return alone and teachers > 0 and not next(iter(pools.values())).num_gpus
+
+
+def widest_stage(settings: Settings, teachers: int) -> int:
+    """Processes of the stage before the student that has most of them; `teachers`: number of live ones."""
+    readers = 0 if teachers_read(settings, teachers) else settings.resources.reading_tasks
+    return max([readers, *(pool.actors for pool in settings.teachers.each_pool().values() if teachers)])
 
 
 def needs(settings: Settings, teachers: int) -> dict[str, dict[str, float]]:
@@ -168,6 +175,14 @@ def room_for(one: Demand) -> int:
     kinds = [(kind, one.each(kind)) for kind in KINDS if one.each(kind)]
     nodes = [node for node in grown_nodes() if one.fits_on(node)]
     return sum(node.count * int(min(node.resources.get(kind, 0.0) / each for kind, each in kinds)) for node in nodes)
+
+
+def shared_memory(settings: Settings, nodes: Sequence[Node], processes: int) -> float:
+    """Bytes for blocks that each of some processes has, spread evenly over the nodes that take work, on the smallest of
+    these; where nothing is known of them, on a machine with the Ray that a job starts."""
+    working = [node.resources for node in nodes if node.resources.get("CPU")]
+    stores = [each[STORE] for each in working if each.get(STORE)] or [settings.resources.object_store_mb * 2.0**20]
+    return min(stores) / -(-processes // len(stores))
 
 
 def total(nodes: Sequence[Node]) -> dict[str, float]:

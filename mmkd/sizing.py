@@ -9,8 +9,8 @@ from mmkd.config import Settings
 NEAR = 0.97
 """A choice is as good as the best one where it is predicted to be this share as fast; fewer processes start sooner."""
 TURNS = 1.1
-"""What a clip costs where processes outnumber cores and take turns, over what it costs where each has a core
-(docs/performance.md)."""
+"""What a clip costs where processes outnumber cores and take turns, or where threads of one step wait for that one from
+which Ray took its core, over what it costs where each has a core (docs/performance.md)."""
 EXCHANGE = 0.95
 """Share of the time that workers do not wait for each other's gradients, where there are several (the same page)."""
 MOST_AHEAD = 3
@@ -103,13 +103,19 @@ def _on_cpus(costs: Costs, cores: int, batch_size: int) -> Iterator[Sizes]:
 
 
 def _inline(costs: Costs, cores: int, most: float, batch_size: int) -> Iterator[Sizes]:
-    """Workers that read and ask the teachers themselves, and train in one thread; on one machine, where it is certain
-    that they fit, while others read and ask ahead."""
-    each, cores = costs.read + costs.teach + costs.student[1], max(cores, 1)
+    """Workers that read and ask the teachers themselves, in one thread; on one machine, where it is certain that they
+    fit, in several, or while others read and ask ahead, each in one."""
+    taught, cores = costs.read + costs.teach, max(cores, 1)
+    limit, each = cores / (taught + costs.student[1]), cores if most >= cores else 1
     for workers in range(1, min(cores, max(1, batch_size // LEAST_ROWS)) + 1):
-        for ahead in range(min(cores // workers, MOST_AHEAD + 1) if most >= cores else 1):
-            rate = _together(workers) * min((1 + ahead) / each, 1 / costs.student[1])
-            yield Sizes(workers, 1, 0, 0, 0.0, 0.0, rate, cores / each, inline=True, ahead=ahead)
+        room = max(1, each // workers)
+        for threads, step in costs.student.items():
+            for ahead in range(min(room - threads, MOST_AHEAD) + 1):
+                # Teachers are taken to gain as much by threads as the student does.
+                alone = costs.read + costs.teach * step / costs.student[1] + step
+                rate = min((1 + ahead) / (taught + step), 1 / step) if ahead else 1 / alone
+                rate *= _together(workers) / (TURNS if threads > 1 else 1)
+                yield Sizes(workers, threads, 0, 0, 0.0, 0.0, rate, limit, inline=True, ahead=ahead)
 
 
 def _together(workers: int) -> float:
@@ -138,17 +144,18 @@ def _readers(rate: float, costs: Costs, cores: int) -> int:
 
 
 def chosen_values(
-    settings: Settings, costs: Costs, sizes: Sizes, cpus: float, most: float = float("inf")
+    settings: Settings, costs: Costs, sizes: Sizes, cpus: float, most: float = float("inf"), store: float = 1e9
 ) -> dict[str, Any]:
     """Setting to its value, of those that sizes decide.
 
     Args:
         cpus: of the cluster.
         most: CPUs that one node has, at most.
+        store: bytes of shared memory for blocks.
     """
     on_gpus = bool(sizes.gpus_per_worker)
     rows = -(-settings.optim.batch_size // sizes.workers)
-    room = STORE_SHARE * settings.resources.object_store_mb / max(costs.clip_mb * rows * sizes.workers, 1e-9)
+    room = STORE_SHARE * store / 1e6 / max(costs.clip_mb * rows * sizes.workers, 1e-9)
     values: dict[str, Any] = {
         "resources.inline": sizes.inline,
         "resources.ahead": sizes.ahead,
@@ -172,7 +179,7 @@ def chosen_values(
         each = round(min(settings.resources.cpus_per_reader, 0.5 * cpus / max(readers, 1)), 3)
         reading = each * readers
         share = round(min(0.99 * (cpus - reading) / (sizes.workers + sizes.actors), 0.99 * most), 2)
-        share = min(share, 0.99 * (1 + sizes.ahead)) if sizes.inline else share
+        share = min(share, 0.99 * (sizes.threads + sizes.ahead)) if sizes.inline else share
         values |= {"resources.cpus_per_worker": share, "teachers.num_cpus": share if sizes.actors else 0.5}
         values |= {"teachers.num_gpus": 0.0, "resources.cpus_per_reader": each}
     if sizes.actors:

@@ -16,7 +16,7 @@ from mmkd.cores import available_cores
 from mmkd.pipeline import TeacherStage, Work, read
 from mmkd.progress import say
 from mmkd.reader import Block
-from mmkd.resources import Demand, check_demands, check_fits, grown_nodes, total
+from mmkd.resources import Demand, check_demands, check_fits, cluster_nodes, grown_nodes, shared_memory, total
 from mmkd.sizing import LEAST_ROWS, Costs, choose, chosen_values, explain
 
 SECONDS = 4.0
@@ -54,7 +54,7 @@ def size_job(work: Work, run: Path, longest: float = SECONDS) -> Work:
     resources = settings.resources
     may_inline = not (settings.apart() or resources.labels or resources.custom or resources.accelerator_type)
     sizes = choose(costs, cpus, gpus, settings.optim.batch_size, may_inline, most)
-    values = chosen_values(settings, costs, sizes, cpus, most)
+    values = chosen_values(settings, costs, sizes, cpus, most, shared_memory(settings, cluster_nodes(), 1))
     sized = apply(settings, values)
     check_fits(sized, work.live_teachers)
     sections = {"resources": {}, "teachers": {}}
@@ -167,12 +167,13 @@ def _thread_counts() -> Sequence[int]:
 
 
 def _seconds(work: Callable[[], Any], longest: float) -> float:
-    """Median seconds of a call, after one that does not count."""
+    """Median seconds of a call, after one that does not count; of one, where a call takes longer than all should."""
     work()
     times: list[float] = []
-    began = time.perf_counter()
-    while len(times) < 3 or (time.perf_counter() - began < longest and len(times) < 50):
+    least, began = 1, time.perf_counter()
+    while len(times) < least or (time.perf_counter() - began < longest and len(times) < 50):
         before = time.perf_counter()
         work()
         times.append(time.perf_counter() - before)
+        least = 3 if times[0] < longest else 1
     return float(np.median(times))

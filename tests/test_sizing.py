@@ -8,7 +8,7 @@ from mmkd.cli import load_settings
 from mmkd.config import Settings
 from mmkd.config.changes import apply
 from mmkd.resources import Node, check_fits
-from mmkd.sizing import Costs, choose, chosen_values, explain
+from mmkd.sizing import TURNS, Costs, Sizes, choose, chosen_values, explain
 
 
 def costs(read=0.002, teach=0.01, student=0.012, threads=(1,)):
@@ -49,6 +49,20 @@ def test_one_worker_reads_and_asks_itself_in_as_many_threads_as_keep_its_student
 def test_a_student_that_costs_more_than_half_is_given_several_inline_workers():
     sizes = choose(costs(student=0.04), cpus=2, gpus=0, batch_size=32)
     assert (sizes.workers, sizes.ahead, sizes.inline) == (2, 0, True)
+
+
+def test_a_student_that_costs_most_trains_in_all_threads_where_its_batch_is_too_small_for_several_workers():
+    large = costs(teach=0.5, student=3.0, threads=(1, 2))
+    sizes = choose(large, cpus=2, gpus=0, batch_size=4)
+    assert (sizes.workers, sizes.threads, sizes.ahead, sizes.inline) == (1, 2, 0, True)
+    assert sizes.rate == pytest.approx(1 / (0.002 + 0.25 + 1.5) / TURNS)
+    four = choose(costs(teach=0.5, student=3.0, threads=(1, 2, 4)), cpus=4, gpus=0, batch_size=4)
+    assert (four.threads, four.ahead) == (4, 0)
+    both = Sizes(1, 2, 0, 0, 0.0, 0.0, rate=1.0, limit=1.0, inline=True, ahead=2)
+    values = chosen_values(Settings(), large, both, 4)
+    assert (values["resources.threads"], values["resources.ahead"], values["resources.cpus_per_worker"]) == (2, 2, 3.96)
+    spread_out = choose(large, cpus=4, gpus=0, batch_size=4, most=2.0)
+    assert not spread_out.inline or spread_out.threads == 1
 
 
 def test_one_worker_of_two_threads_is_chosen_where_threads_are_as_good_as_workers():
@@ -114,6 +128,8 @@ def test_large_clips_are_not_fetched_far_ahead():
     found = Costs(0.01, {1: 0.1}, clip_mb=5.0)
     values = chosen_values(Settings(), found, choose(found, 2, 0, 32), 2)
     assert values["resources.prefetch"] == 1
+    values = chosen_values(Settings(), found, choose(found, 2, 0, 32), 2, store=1e11)
+    assert values["resources.prefetch"] == 4
 
 
 def test_resources_auto_is_a_flag():

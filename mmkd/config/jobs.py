@@ -123,8 +123,8 @@ class Resources(Section):
     """Steps that each worker fetches, or makes, ahead; in whole blocks where they travel."""
     steps_per_block: Annotated[int, Field(ge=0)] = 0
     """Steps whose clips travel to a worker together, as one block, at most. 0: as many as have about 16 MB of frames,
-    or 32 clips up to 64 MB, leave eight blocks to an epoch, and have room in object_store_mb ten times for each
-    worker."""
+    or 32 clips up to 64 MB; for more than two readers or actors in proportion, up to 1 GB. An epoch has eight blocks a
+    worker at least, and two a reader or actor, each of which has room for ten in the shared memory of its node."""
     no_progress_seconds: Annotated[float, Field(gt=0)] = 1800.0
     """The job fails when no block came through for so long; it must be longer than any pause of the student."""
     object_store_mb: Positive = 1000
