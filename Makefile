@@ -28,7 +28,7 @@ test-fast: setup
 test-faults: setup
 	$(BIN)/pytest -m faults
 
-# The figures of docs/performance.md with their limits (about an hour and a half on two cores that do nothing else).
+# The figures of docs/performance.md with their limits (about two hours on two cores that do nothing else).
 bench: setup
 	$(BIN)/python benchmarks/run.py
 

@@ -13,7 +13,13 @@ OURS, OTHERS, SOFT = "#0072B2", "#9aa5ae", "#5b656e"
 
 def draw(found: dict[str, Facts], path: Path) -> None:
     """Write a PNG with a panel for each part that there is a picture of."""
-    panels: dict[str, Callable[[Axes, Facts], None]] = {"live": live, "start": start, "memory": memory, "scale": scale}
+    panels: dict[str, Callable[[Axes, Facts], None]] = {
+        "live": live,
+        "live-large": live,
+        "start": start,
+        "memory": memory,
+        "scale": scale,
+    }
     there = [part for part in panels if part in found and found[part].get("over_plain", True)]
     if not there:
         return
@@ -41,7 +47,7 @@ def live(axes: Axes, facts: Facts) -> None:
         text = "limit: the stages over the cores"
         axes.annotate(text, (0, limit), xytext=(0, 3), textcoords="offset points", color=SOFT, fontsize=8)
     axes.set_ylim(0, 1.15 * max(limit, *map(max, ratios.values())))
-    axes.set_title("Live distillation: clips/s over those of the better plain loop")
+    axes.set_title(f"Live distillation, {facts['size']}: clips/s over those of the better plain loop")
 
 
 def start(axes: Axes, facts: Facts) -> None:

@@ -2,10 +2,10 @@
 
     python benchmarks/run.py [--parts live,start,memory,scale,...] [--out FOLDER]
 
-make bench is the same. The machine should do nothing else meanwhile; on two cores all parts take about an hour and a
-half. Each part is a script of its own in this folder and says more in its --help. HOME/data/tabletop is made where it
-is missing (MMKD_HOME, or --run.home, says where HOME is); any setting of the jobs that should count for all parts can
-follow, as those of a machine with GPUs:
+make bench is the same. The machine should do nothing else meanwhile; on two cores all parts take about two hours. Each
+part is a script of its own in this folder and says more in its --help. HOME/data/tabletop is made where
+it is missing (MMKD_HOME, or --run.home, says where HOME is); any setting of the jobs that should count for all parts
+can follow, as those of a machine with GPUs:
 
     python benchmarks/run.py --resources.use_gpu --teachers.num_gpus 0.5 --resources.gpus_per_worker 0.5
 
@@ -28,12 +28,14 @@ from mmkd.progress import say
 
 HERE = Path(__file__).parent
 MODEL = ["--model", str(ROOT / "mmkd" / "zoo" / "tabletop" / "rgb")]
+FAST = ["--parts", "teachers", "--teachers.batch_size", "32", "--resources.steps_per_block", "64"]
 PARTS = {
     "live": ["live.py"],
+    "live-large": ["live.py", "--size", "large", "--rounds", "2", "--sides", "auto,plain-1"],
     "start": ["start.py"],
     "memory": ["memory.py"],
     "scale": ["scale.py"],
-    "scale-slow": ["scale.py", "--batch-seconds", "0.5", "--seconds", "40", "--parts", "teachers"],
+    "scale-fast": ["scale.py", *FAST],
     "scale-8": ["scale.py", "--actors", "8", "--students", "2", "--parts", "teachers,students"],
     "replay": ["bank.py", "--part", "epoch"],
     "sweep": ["sweep.py"],

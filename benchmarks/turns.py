@@ -126,7 +126,7 @@ def take_turns(jobs: Mapping[str, Sequence[str]], rounds: int, runs: Path, copie
         for number in range(1, rounds + 1):
             for name, side in sides.items():
                 rows[name].append(side.turn())
-            rates = "  ".join(f"{name} {each[-1]['clips_per_second']:.1f}" for name, each in rows.items())
+            rates = "  ".join(f"{name} {each[-1]['clips_per_second']:.3g}" for name, each in rows.items())
             say(f"round {number} of {rounds}, clips/s: {rates}")
         return {"rows": rows, "waited": {name: side.waited for name, side in sides.items()}}
     finally:

@@ -58,7 +58,7 @@ def test_ratios_are_of_the_same_round_and_the_limit_is_of_all_cores(live, capsys
     live.show_turns(**turns[0])
     said = capsys.readouterr()
     lines = (said.err or said.out).splitlines()
-    assert [line.split()[:2] for line in lines[2:]] == [["auto", "11.0"], ["plain-0", "21.0"], ["limit", "40.0"]]
+    assert [line.split()[:2] for line in lines[2:]] == [["auto", "11"], ["plain-0", "21"], ["limit", "40"]]
 
 
 def test_sides_that_are_not_known_are_refused(live, capsys):
