@@ -3,9 +3,9 @@
     python benchmarks/run.py [--parts live,start,memory,scale,...] [--out FOLDER]
 
 make bench is the same. The machine should do nothing else meanwhile; on two cores all parts take about two hours. Each
-part is a script of its own in this folder and says more in its --help. HOME/data/tabletop is made where
-it is missing (MMKD_HOME, or --run.home, says where HOME is); any setting of the jobs that should count for all parts
-can follow, as those of a machine with GPUs:
+part is a script of its own in this folder and says more in its --help. HOME/data/tabletop is made where it is missing
+(MMKD_HOME, or --run.home, says where HOME is); any setting of the jobs that should count for all parts can follow, as
+those of a machine with GPUs:
 
     python benchmarks/run.py --resources.use_gpu --teachers.num_gpus 0.5 --resources.gpus_per_worker 0.5
 

@@ -73,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", help="JSON file to write")
     own, rest = parser.parse_known_args(argv)
     flags = ["--optim.batch_size", str(SHARE * own.students), "--views.size", "224", "--views.frames", "8"]
-    flags += ["--optim.validate_every", "1000000"]
-    flags += ["--teachers.actors", str(own.actors), "--teachers.batch_size", "8", "--teachers.num_gpus", "1", *rest]
+    flags += ["--optim.validate_every", "1000000", "--teachers.actors", str(own.actors), "--teachers.batch_size", "8"]
+    flags += ["--teachers.num_gpus", "1", "--teachers.num_cpus", "0.1", *rest]
     settings = load_settings(flags, job="distill", about="", program="python benchmarks/scale.py")
     ensure_data(settings)
     work = many_times(settings)
@@ -143,7 +143,7 @@ def simulate(work: Work, shape: Shape, steps: int, blocks: int) -> Facts:
     import ray
 
     configure_context(work.settings)
-    teachers = work.settings.teachers.model_copy(update={"num_gpus": 1.0, "num_cpus": 0.1})
+    teachers = work.settings.teachers
     groups = work.plan.groups(work.plan.weigh_steps, steps)[: max(blocks, shape.planned_blocks)]
     shares = [(group, rank) for group in groups for rank in range(shape.students)]
     with tempfile.TemporaryDirectory() as folder:
