@@ -13,22 +13,35 @@ NUM_AXES = {"rgb": 5, "flow": 5, "audio": 3, "boxes": 4}
 """Axes of a block's array without the axis of test views."""
 
 
-def inputs_of(block: Mapping[str, np.ndarray], modality: str, rows: np.ndarray | None, device: torch.device) -> Any:
+def columns_of(modality: str) -> list[str]:
+    """Names of a block's columns that a model of this modality takes."""
+    return [f"boxes/{name}" for name in BOX_COLUMNS] if modality == "boxes" else [modality]
+
+
+def inputs_of(block: Mapping[str, Any], modality: str, rows: np.ndarray, device: torch.device) -> Any:
     """What a model of this modality takes, on `device`: a tensor, or for boxes a dict of them.
 
     Args:
-        block: with one view a row.
-        rows: a selection of the rows; None: all.
+        block: with one view a row; columns that are on the device already are taken from there.
+        rows: a selection of the rows, in ascending order.
     """
+    tensors = [to_device(block[name], rows, device) for name in columns_of(modality)]
+    return dict(zip(BOX_COLUMNS, tensors, strict=True)) if modality == "boxes" else tensors[0]
 
-    def tensor(name: str) -> Tensor:
-        array = block[name] if rows is None else block[name][rows]
-        host = torch.from_numpy(np.ascontiguousarray(array))
-        return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
 
-    if modality == "boxes":
-        return {name: tensor(f"boxes/{name}") for name in BOX_COLUMNS}
-    return tensor(modality)
+def to_device(array: np.ndarray | Tensor, rows: np.ndarray | None, device: torch.device) -> Tensor:
+    """Rows of an array on a device, copied once on this side, to pinned memory where it is a GPU; None: all rows."""
+    if isinstance(array, Tensor):
+        return array if rows is None or len(rows) == len(array) else array[torch.from_numpy(rows).to(device)]
+    if device.type != "cuda":
+        return torch.from_numpy(np.ascontiguousarray(array if rows is None else array[rows])).to(device)
+    shape = (len(array) if rows is None else len(rows), *array.shape[1:])
+    host = torch.empty(shape, dtype=torch.from_numpy(np.empty(0, array.dtype)).dtype, pin_memory=True)
+    if rows is None:
+        np.copyto(host.numpy(), array)
+    else:
+        np.take(array, rows, axis=0, out=host.numpy(), mode="clip")  # other modes copy twice
+    return host.to(device, non_blocking=True)
 
 
 def num_views(block: Mapping[str, np.ndarray], modality: str) -> int:

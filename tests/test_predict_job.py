@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import mmkd
+from mmkd.ahead import in_order
 from mmkd.cli import load_settings
 from mmkd.config import Settings, SettingsError
 from mmkd.evaluation.split import split_logits
 from mmkd.inference import bulk, job
-from mmkd.inference.ahead import in_order
 from mmkd.inference.job import list_videos, predict_all
 from mmkd.metrics import softmax
 from tests.small import HEADS, small_settings, write_dataset

@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmkd.ahead import in_order
 from mmkd.allocator import keep_freed_memory
 from mmkd.config import Predict
 from mmkd.dataset import Dataset, open_dataset
-from mmkd.inference.ahead import in_order
 from mmkd.inference.answers import Prediction, answers, open_model
 from mmkd.inference.attempts import Attempts
 from mmkd.inference.sampling import Sampling
