@@ -34,6 +34,7 @@ from statistics import median
 from typing import Any
 
 import torch
+import yaml
 from common import CORES, ROOT, Facts, ensure_data, figure, finish
 from turns import Row, take_turns
 
@@ -151,6 +152,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         show_turns(**each)
     facts = {"size": own.size, "cores": CORES, "torch": torch.__version__, "turns": turns}
     facts["over_plain"] = over_plain(turns)
+    if "auto" in ours:
+        facts["auto"] = yaml.safe_load((runs / "live-auto" / "resources.yaml").read_text())
+        chosen = (f"{part}.{name} {value}" for part, values in facts["auto"].items() for name, value in values.items())
+        say(f"auto chose {', '.join(chosen)}")
     if limits:
         facts["stages_cpu_seconds_per_clip"] = parts = json.loads((runs / f"live-{LIMIT}" / PARTS).read_text())
         say("stages, CPU ms/clip: " + ", ".join(f"{name} {1000 * value:.1f}" for name, value in parts.items()))
