@@ -22,7 +22,6 @@ from mmkd.metrics import evaluate_heads, headline, selection_score
 from mmkd.objective import Targets
 from mmkd.plan import Step
 from mmkd.reader import REAL, Block
-from mmkd.upload import uploaded
 from mmkd.workers import buffers_of_first, gather, rank, total, world_size
 
 
@@ -36,7 +35,7 @@ def fit_blocks(fit: Fit, blocks: Iterable[Block], recorder: Recorder) -> None:
     """
     weigh, validation = Collector(), Collector()
     meter = Meter(world_size())
-    for block in meter.timed(uploaded(blocks, fit.recogniser.modality, fit.device)):
+    for block in meter.timed(blocks):
         step = fit.plan.step(fit.position)
         _check_place(block, step)
         real = block["status"] == REAL

@@ -25,6 +25,7 @@ from mmkd.recording import FolderRecorder, Report
 from mmkd.runs import RunFolder
 from mmkd.telemetry.profile import profiled
 from mmkd.training import fit_blocks
+from mmkd.upload import uploaded
 from mmkd.workers import gather, rank
 
 ARCHS = {"rgb": "r2plus1d_tiny", "flow": "r2plus1d_tiny", "audio": "melnet", "boxes": "stlt"}
@@ -166,7 +167,8 @@ def run_worker(
             label = f"{run.name}-{rank()}"
             fit.keeper = Keeper(work.bank, settings.views, manifests["train"], label, stop, recorder.notice)
         try:
-            fit_blocks(fit, profiled(mine, run / "profile", rank()) if settings.run.profile else mine, recorder)
+            here = uploaded(mine, model.modality, device)
+            fit_blocks(fit, profiled(here, run / "profile", rank()) if settings.run.profile else here, recorder)
         finally:
             try:
                 if fit.keeper is not None:
