@@ -16,7 +16,9 @@ EXCHANGE = 0.95
 MOST_AHEAD = 3
 """Threads that read and ask ahead of a worker, at most, as one at a time has Python's interpreter (the same page)."""
 LEAST_ROWS = 8
-"""Of a worker's share of a batch, which batch norm is taken over."""
+"""Of a worker's share of a batch, which batch norm is taken over, or which a GPU is given at once."""
+FEW_ROWS = 2
+"""Of a worker's share on CPUs, where the network has no batch norm; each worker has a network and its gradients."""
 STORE_SHARE = 0.25
 """Of the object store, for the blocks that workers fetch ahead."""
 
@@ -31,12 +33,14 @@ class Costs:
             where no teacher is asked.
         student: threads, to seconds of a training step; on a GPU those of one thread.
         clip_mb: MB of a clip on its way to the student.
+        least_rows: of a worker's share of a batch.
     """
 
     read: float
     student: Mapping[int, float]
     teachers: Mapping[int, float] = field(default_factory=dict)
     clip_mb: float = 0.0
+    least_rows: int = LEAST_ROWS
 
     @property
     def teacher_batch(self) -> int:
@@ -89,7 +93,7 @@ def choose(
 def _on_cpus(costs: Costs, cores: int, batch_size: int) -> Iterator[Sizes]:
     """Teachers read for themselves; processes may outnumber cores, which then take turns."""
     cores = max(cores, 1)
-    for workers in range(1, min(cores, max(1, batch_size // LEAST_ROWS)) + 1):
+    for workers in _worker_counts(costs, cores, batch_size):
         for threads, step in costs.student.items():
             if workers * threads > cores:
                 continue
@@ -107,7 +111,7 @@ def _inline(costs: Costs, cores: int, most: float, batch_size: int) -> Iterator[
     fit, in several, or while others read and ask ahead, each in one."""
     taught, cores = costs.read + costs.teach, max(cores, 1)
     limit, each = cores / (taught + costs.student[1]), cores if most >= cores else 1
-    for workers in range(1, min(cores, max(1, batch_size // LEAST_ROWS)) + 1):
+    for workers in _worker_counts(costs, cores, batch_size):
         room = max(1, each // workers)
         for threads, step in costs.student.items():
             for ahead in range(min(room - threads, MOST_AHEAD) + 1):
@@ -118,6 +122,10 @@ def _inline(costs: Costs, cores: int, most: float, batch_size: int) -> Iterator[
                 yield Sizes(workers, threads, 0, 0, 0.0, 0.0, rate, limit, inline=True, ahead=ahead)
 
 
+def _worker_counts(costs: Costs, most: int, batch_size: int) -> range:
+    return range(1, min(most, max(1, batch_size // costs.least_rows)) + 1)
+
+
 def _together(workers: int) -> float:
     """How many workers that never wait for each other do as much."""
     return workers * EXCHANGE if workers > 1 else workers
@@ -126,7 +134,7 @@ def _together(workers: int) -> float:
 def _on_gpus(costs: Costs, cpus: float, gpus: int, batch_size: int) -> Iterator[Sizes]:
     """Student and teachers on GPUs of their own, or on halves of one; reading on the CPUs that they leave."""
     step, shared = costs.student[1], bool(costs.teachers) and gpus == 1
-    for workers in range(1, min(gpus, max(1, batch_size // LEAST_ROWS)) + 1):
+    for workers in _worker_counts(costs, gpus, batch_size):
         actors = 0 if not costs.teachers else 1 if shared else gpus - workers
         if costs.teachers and not actors:
             continue

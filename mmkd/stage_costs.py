@@ -17,7 +17,7 @@ from mmkd.pipeline import TeacherStage, Work, read
 from mmkd.progress import say
 from mmkd.reader import Block
 from mmkd.resources import Demand, check_demands, check_fits, cluster_nodes, grown_nodes, shared_memory, total
-from mmkd.sizing import LEAST_ROWS, Costs, choose, chosen_values, explain
+from mmkd.sizing import FEW_ROWS, LEAST_ROWS, Costs, choose, chosen_values, explain
 
 SECONDS = 4.0
 """That each figure is measured for; it is a median, so that few repeats do."""
@@ -120,7 +120,8 @@ def _costs(work: Work, workers: int, on_gpu: bool, longest: float) -> dict[str, 
                 break
         block = stage(block)
         del stage, many
-    seconds["student"] = _student(work, block, cuda, longest)
+    seconds["student"], normalised = _student(work, block, cuda, longest)
+    seconds["least_rows"] = LEAST_ROWS if on_gpu or normalised else FEW_ROWS
     seconds["clip_mb"] = sum(array.nbytes for array in block.values()) / rows / 1e6
     return seconds
 
@@ -131,9 +132,10 @@ def _where(work: Work, on_gpu: bool) -> Work:
     return replace(work, settings=work.settings.model_copy(update={"teachers": teachers}))
 
 
-def _student(work: Work, block: Block, cuda: bool, longest: float) -> dict[int, float]:
-    """Threads to seconds a clip of a training step (forward, backward, AdamW)."""
+def _student(work: Work, block: Block, cuda: bool, longest: float) -> tuple[dict[int, float], bool]:
+    """Threads to seconds a clip of a training step (forward, backward, AdamW); and whether it has batch norm."""
     import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
 
     from mmkd.inputs import inputs_of
     from mmkd.optimizing import Updater
@@ -158,7 +160,7 @@ def _student(work: Work, block: Block, cuda: bool, longest: float) -> dict[int, 
     for threads in [1] if cuda else _thread_counts():
         torch.set_num_threads(threads)
         found[threads] = _seconds(step, longest) / len(rows)
-    return found
+    return found, any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
 def _thread_counts() -> Sequence[int]:

@@ -1,6 +1,7 @@
 """Sizes that are chosen from what the stages cost."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +9,7 @@ from mmkd.cli import load_settings
 from mmkd.config import Settings
 from mmkd.config.changes import apply
 from mmkd.resources import Node, check_fits
-from mmkd.sizing import TURNS, Costs, Sizes, choose, chosen_values, explain
+from mmkd.sizing import FEW_ROWS, TURNS, Costs, Sizes, choose, chosen_values, explain
 
 
 def costs(read=0.002, teach=0.01, student=0.012, threads=(1,)):
@@ -63,6 +64,13 @@ def test_a_student_that_costs_most_trains_in_all_threads_where_its_batch_is_too_
     assert (values["resources.threads"], values["resources.ahead"], values["resources.cpus_per_worker"]) == (2, 2, 3.96)
     spread_out = choose(large, cpus=4, gpus=0, batch_size=4, most=2.0)
     assert not spread_out.inline or spread_out.threads == 1
+
+
+def test_without_batch_norm_several_workers_may_share_a_small_batch():
+    large = replace(costs(teach=0.5, student=3.0, threads=(1, 2)), least_rows=FEW_ROWS)
+    two = choose(large, cpus=2, gpus=0, batch_size=4)
+    assert (two.workers, two.threads, two.ahead, two.inline) == (2, 1, 0, True)
+    assert choose(large, cpus=16, gpus=0, batch_size=6).workers == 3
 
 
 def test_one_worker_of_two_threads_is_chosen_where_threads_are_as_good_as_workers():
