@@ -14,6 +14,8 @@ from mmkd.bank.record import record
 from mmkd.bank.store import Bank, BankWriter
 from mmkd.bank.verify import choose_answers
 from mmkd.plan import TEST_VIEW
+from mmkd.reader import UNREADABLE
+from mmkd.shards import read_manifest, read_rows
 from tests.small import small_settings, write_dataset, write_teachers
 
 pytestmark = pytest.mark.slow
@@ -114,6 +116,27 @@ def test_a_fresh_bank_is_what_its_teachers_say(root, run):
             assert facts["teachers"][name][head]["largest"] < 2e-3 and facts["teachers"][name][head]["same_class"] == 1
     assert facts["teachers"]["boxes"]["verb"]["answers"] < facts["teachers"]["rgb"]["verb"]["answers"]
     assert "as the teachers say" in said
+
+
+def test_clips_whose_shard_could_not_be_read_are_asked_about_again(root, monkeypatch):
+    data = {"folder": "small", "max_broken_share": 1.0}
+    settings = small_settings(root, data=data, teachers={"bank": "away"})
+    away = np.flatnonzero(read_manifest(root / "data" / "small", "train").file == 0)
+
+    def read(manifest, clips, modalities):
+        return [
+            OSError("the store is away") if clip in away else next(iter(read_rows(manifest, [clip], modalities)))
+            for clip in clips
+        ]
+
+    with monkeypatch.context() as storage:
+        storage.setattr("mmkd.reader.read_rows", read)
+        first = record(settings)
+    again = record(settings)
+    assert first["broken"] > len(away) > 0 and again["computed"] > 0
+    rows, sound = Bank(root / "banks" / "away").read(away, np.zeros(len(away), np.int64))
+    assert sound.all() and not (rows["status"] == UNREADABLE).any()
+    assert record(settings)["computed"] == 0
 
 
 def test_a_sample_is_seeded_and_spread_over_all_views(root):

@@ -15,7 +15,7 @@ from mmkd.jobs import ensure_data, session
 from mmkd.pipeline import Work
 from mmkd.plan import PADDING
 from mmkd.progress import duration, say
-from mmkd.reader import REAL
+from mmkd.reader import REAL, UNREADABLE
 from mmkd.resolve import check_folders, plan_student, teacher_folders
 
 
@@ -42,8 +42,7 @@ def fill_bank(work: Work) -> dict[str, Any]:
     settings, use = work.settings, work.bank
     assert use is not None
     began, bank = time.monotonic(), Bank(Path(use.folder))
-    if not use.complete:  # else its answers were found sound when it was chosen
-        bank.forget(*bank.unsound())
+    bank.forget(*bank.unsound([UNREADABLE]))  # shards that could not be read may be back
     clips, views, missing = missing_answers(work, bank)
     part, parts = (int(x) for x in settings.teachers.bank_part.split("/"))
     if part > parts:

@@ -149,9 +149,9 @@ class Bank:
         """Hold answers for missing, in this object."""
         self._place[views + 1, clips] = -1
 
-    def unsound(self) -> tuple[Clips, Clips]:
-        """Clips and views of the answers whose checksum is wrong or that cannot be read: reads all of the bank, a row
-        group at a time."""
+    def unsound(self, statuses: Sequence[int] = ()) -> tuple[Clips, Clips]:
+        """Clips and views of the answers whose checksum is wrong or that cannot be read, or that have one of some
+        statuses: reads all of the bank, a row group at a time."""
         wrong = []
         for part, file in enumerate(self._files):
             size = file.metadata.row_group(0).num_rows if file.num_row_groups else 1
@@ -160,7 +160,7 @@ class Bank:
                 places = first + np.arange(file.metadata.row_group(group).num_rows)
                 try:
                     rows = read_group(file, group, self.layout)
-                    bad = checksums(rows, self.layout) != rows["crc"]
+                    bad = (checksums(rows, self.layout) != rows["crc"]) | np.isin(rows["status"], list(statuses))
                 except (OSError, pa.ArrowException, ValueError):
                     bad = np.ones(len(places), bool)
                 wrong.append(places[bad])
