@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mmkd.config import Settings
+from mmkd.devices import autocast
 from mmkd.models import Recogniser
 from mmkd.plan import Plan
-
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def make_optimizer(trained: nn.Module, recogniser: Recogniser, settings: Settings) -> torch.optim.Optimizer:
@@ -69,6 +68,7 @@ class Updater:
         trained: the module in training, without what DDP wraps around it.
         ema: its moving average (timm's ModelEmaV3), whose decay grows in the first steps; None: none is kept.
         scaler: of the loss, for fp16; does nothing otherwise.
+        precision: of the network; fp32 on CPUs.
     """
 
     def __init__(
@@ -78,19 +78,18 @@ class Updater:
         settings: Settings,
         plan: Plan,
         device: torch.device,
-        autocast: bool | None = None,
+        on_cpu: bool = False,
     ):
         from timm.utils import ModelEmaV3
 
         self.trained, self.settings, self.plan, self.device = trained, settings, plan, device
         self.optimizer = make_optimizer(trained, recogniser, settings)
-        on = device.type == "cuda" if autocast is None else autocast
-        self.dtype = DTYPES.get(settings.optim.precision) if on else None
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self.precision = settings.optim.precision if device.type == "cuda" or on_cpu else "fp32"
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
         self.ema = ModelEmaV3(trained, decay=settings.optim.ema, use_warmup=True) if settings.optim.ema else None
 
     def autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
+        return autocast(self.device, self.precision)
 
     def backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()

@@ -198,16 +198,14 @@ def make_ensemble(
     later: Sequence[str] = (),
 ) -> "Ensemble":
     """The models of an ensemble in this process, on the device that the settings give them; see there."""
-    import torch
-
+    from mmkd.devices import device_of
     from mmkd.teachers import Ensemble
 
     keep_freed_memory()
     return Ensemble(
         folders,
         heads,
-        # Ray's GPUs can be logical ones, on a machine that has none.
-        device="cuda" if teachers.num_gpus and torch.cuda.is_available() else "cpu",
+        device=device_of(teachers.num_gpus),
         precision=teachers.precision,
         batch_size=teachers.batch_size,
         threads=teachers.threads,

@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse
 
 from mmkd.config import Settings
 from mmkd.config.changes import explain
+from mmkd.devices import device_of
 from mmkd.inference.answers import Prediction, answers, open_model
 from mmkd.inference.sampling import sampling_of
 from mmkd.inference.windows import Window, check_windows, video_windows
@@ -85,8 +86,7 @@ class Service:
         import torch
 
         torch.set_num_threads(options.threads)
-        # Ray's GPUs can be logical ones, on a machine that has none.
-        self.model = open_model(folder, "cuda" if options.num_gpus and torch.cuda.is_available() else "cpu")
+        self.model = open_model(folder, device_of(options.num_gpus))
         self.chosen = options
         sampling_of(self.model.spec, name=folder)
         self.room = asyncio.Semaphore(4 * options.batch)  # of clips that are decoded and not answered

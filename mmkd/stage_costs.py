@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -18,6 +18,9 @@ from mmkd.progress import say
 from mmkd.reader import Block
 from mmkd.resources import Demand, check_demands, check_fits, cluster_nodes, grown_nodes, shared_memory, total
 from mmkd.sizing import FEW_ROWS, LEAST_ROWS, Costs, choose, chosen_values, explain
+
+if TYPE_CHECKING:
+    import torch
 
 SECONDS = 4.0
 """That each figure is measured for; it is a median, so that few repeats do."""
@@ -96,8 +99,9 @@ def measure(work: Work, gpus: float, longest: float) -> Costs:
 def _costs(work: Work, workers: int, on_gpu: bool, longest: float) -> dict[str, Any]:
     import torch
 
+    from mmkd.devices import device_of
+
     torch.set_num_threads(1)
-    cuda = on_gpu and torch.cuda.is_available()  # Ray's GPUs can be logical ones
     if work.live_teachers:
         work = replace(work, bank=None)  # which may have the answers of the first steps, and not those of the others
     batch = work.plan.batch_size
@@ -120,7 +124,7 @@ def _costs(work: Work, workers: int, on_gpu: bool, longest: float) -> dict[str, 
                 break
         block = stage(block)
         del stage, many
-    seconds["student"], normalised = _student(work, block, cuda, longest)
+    seconds["student"], normalised = _student(work, block, device_of(on_gpu), longest)
     seconds["least_rows"] = LEAST_ROWS if on_gpu or normalised else FEW_ROWS
     seconds["clip_mb"] = sum(array.nbytes for array in block.values()) / rows / 1e6
     return seconds
@@ -132,7 +136,7 @@ def _where(work: Work, on_gpu: bool) -> Work:
     return replace(work, settings=work.settings.model_copy(update={"teachers": teachers}))
 
 
-def _student(work: Work, block: Block, cuda: bool, longest: float) -> tuple[dict[int, float], bool]:
+def _student(work: Work, block: Block, device: "torch.device", longest: float) -> tuple[dict[int, float], bool]:
     """Threads to seconds a clip of a training step (forward, backward, AdamW); and whether it has batch norm."""
     import torch
     from torch.nn.modules.batchnorm import _BatchNorm
@@ -141,8 +145,7 @@ def _student(work: Work, block: Block, cuda: bool, longest: float) -> tuple[dict
     from mmkd.optimizing import Updater
     from mmkd.worker import adapt, make_network
 
-    device = torch.device("cuda" if cuda else "cpu")
-    model, optim = make_network(work), work.settings.optim
+    on_cpu, model, optim = device.type == "cpu", make_network(work), work.settings.optim
     adapt(model, optim)
     model.to(device).train()
     updater, most = Updater(model, model, work.settings, work.plan, device), len(block["clip"])
@@ -153,11 +156,11 @@ def _student(work: Work, block: Block, cuda: bool, longest: float) -> tuple[dict
             logits = model(inputs_of(block, model.modality, rows, device))
         updater.backward(torch.stack([each.float().logsumexp(dim=-1).mean() for each in logits.values()]).sum())
         updater.step(0)
-        if cuda:
+        if not on_cpu:
             torch.cuda.synchronize()
 
     found = {}
-    for threads in [1] if cuda else _thread_counts():
+    for threads in _thread_counts() if on_cpu else [1]:
         torch.set_num_threads(threads)
         found[threads] = _seconds(step, longest) / len(rows)
     return found, any(isinstance(module, _BatchNorm) for module in model.modules())

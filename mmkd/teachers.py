@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmkd.devices import autocast
 from mmkd.inputs import view_logits
 from mmkd.models import describe_model, load_model
 from mmkd.models.features import LayerTap, layer_width
@@ -114,7 +115,7 @@ class Ensemble:
         folders: Sequence[str],
         heads: Mapping[str, Sequence[str]],
         *,
-        device: str = "cpu",
+        device: str | torch.device = "cpu",
         precision: str = "fp32",
         batch_size: int = 32,
         threads: int = 1,
@@ -134,8 +135,7 @@ class Ensemble:
             number: {head: class_columns(model.spec.heads[head], classes) for head, classes in heads.items()}
             for number, model in self.models.items()
         }
-        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-        self.autocast_dtype = dtype if self.device.type == "cuda" else None
+        self.precision = precision if self.device.type == "cuda" else "fp32"
         self.batch_size = batch_size
         self.keep = (*keep, *later, *(f"has/{modality}" for modality in (*keep, *later)))
         self.keep_parts = tuple(f"{modality}/" for modality in later)
@@ -183,7 +183,7 @@ class Ensemble:
     @torch.inference_mode()
     def _forward(self, number: int, block: Block, rows: np.ndarray) -> dict[str, np.ndarray]:
         model, columns = self.models[number], self.columns[number]
-        with torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None):
+        with autocast(self.device, self.precision):
             answers = view_logits(model, model.modality, block, rows, self.device, self.batch_size)
         output = {}
         for head in self.heads:

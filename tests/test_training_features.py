@@ -146,7 +146,7 @@ def test_mixed_precision_steps_are_near_those_in_full(home, precision):
         torch.manual_seed(0)
         model = create_model("r2plus1d_tiny", HEADS, "rgb", channels=(4, 8), dropout=0.0)
         settings = small_settings(home, optim={"precision": precision, "name": "sgd", "lr": 0.1})
-        updater = Updater(model, model, settings, plan, torch.device("cpu"), autocast=autocast)
+        updater = Updater(model, model, settings, plan, torch.device("cpu"), on_cpu=autocast)
         assert updater.scaler.is_enabled() == (autocast and precision == "fp16")
         with updater.autocast():
             logits = model(frames)

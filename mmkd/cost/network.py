@@ -16,12 +16,12 @@ from torch import nn
 
 from mmkd.cost.count import example_input, flops_per_view
 from mmkd.cost.record import Cost
+from mmkd.devices import autocast
 from mmkd.models.create import Recogniser
 
 LARGEST_BATCH = 64
 MOST_MB = 4096.0
 """No batch is tried whose activations would need more."""
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def measure_cost(
@@ -48,10 +48,9 @@ def measure_cost(
         seconds: about how long to measure.
     """
     own = copy.deepcopy(model).eval().to(device)
-    dtype = AUTOCAST.get(precision) if device == "cuda" else None
 
     def answer(inputs: Any) -> None:
-        with torch.autocast(device, dtype, enabled=dtype is not None):
+        with autocast(torch.device(device), precision if device == "cuda" else "fp32"):
             own(_to(inputs, device))
         synchronise(device)
 

@@ -13,6 +13,7 @@ from mmkd.config import Settings, Views
 from mmkd.cost.inputs import measure_inputs
 from mmkd.cost.network import LARGEST_BATCH, measure_cost
 from mmkd.cost.record import Cost
+from mmkd.devices import device_of
 from mmkd.models import load_model
 from mmkd.pipeline import cached_dataset
 from mmkd.reader import sound_rate
@@ -41,9 +42,7 @@ def cost_table(
     Returns:
         a cost for each model, each with that of its inputs; and notes for people, a sentence or two each.
     """
-    threads, device = settings.teachers.threads, "cpu"
-    if settings.teachers.num_gpus and torch.cuda.is_available():
-        device = "cuda"
+    threads, device = settings.teachers.threads, device_of(settings.teachers.num_gpus).type
     precision = settings.teachers.precision if device == "cuda" else "fp32"
     dataset = cached_dataset(settings.data_folder())
     models = [load_model(folder) for folder in folders]

@@ -93,16 +93,16 @@ class Predictor:
     def __init__(self, bulk: Bulk):
         import torch
 
+        from mmkd.devices import device_of
+
         keep_freed_memory()
         settings = bulk.settings
-        # Ray's GPUs can be logical ones, on a machine that has none.
-        self.device = "cuda" if settings.num_gpus and torch.cuda.is_available() else "cpu"
-        if self.device == "cpu":
+        self.device = device_of(settings.num_gpus)
+        if self.device.type == "cpu":
             torch.set_num_threads(settings.num_cpus)
         self.bulk = bulk
         self.model = open_model(bulk.model, self.device)
         self.schema = schema_of(self.model.spec, settings.probabilities, settings.features, bulk.about)
-        self.precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(settings.precision)
         self.threads = settings.num_cpus if settings.num_gpus else 0
         self.data: tuple[Dataset, Manifest] | None = None
         if bulk.data:
@@ -169,7 +169,7 @@ class Predictor:
             yield manifest.clip_ids[number], 0, window
 
     def _answered(self, shown: Sequence[Shown]) -> Iterator[tuple[str, int, Prediction]]:
-        import torch
+        from mmkd.devices import autocast
 
         spec, settings = self.model.spec, self.bulk.settings
         there = [window for _, _, window in shown if window.rgb is not None]
@@ -177,7 +177,7 @@ class Predictor:
         if there:
             times = [(window.start, window.stop) for window in there]
             rgb = np.stack([window.rgb for window in there if window.rgb is not None])
-            with torch.autocast(self.device, self.precision, enabled=self.precision is not None):
+            with autocast(self.device, settings.precision):
                 said = iter(answers(self.model, rgb, times, settings.batch_size, settings.features))
         for clip, number, window in shown:
             lost = Prediction(spec, window.start, window.stop, error=window.error)
