@@ -45,6 +45,8 @@ def ray_session(settings: Settings) -> Iterator[str]:
             ) from error
     else:
         resources = settings.resources
+        # A process that nobody needs: there is no autoscaler that could take this machine away.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         context = ray.init(
             address="local",
             include_dashboard=True,
