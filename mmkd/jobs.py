@@ -194,6 +194,8 @@ def _train(work: Work, run: Path, facts: dict[str, Any], threads: int, report: R
 
     torch.set_num_threads(threads)
     device = torch.device("cuda" if work.settings.resources.use_gpu else "cpu")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("resources.use_gpu asks for a GPU, and torch sees none on this machine; leave it out.")
     blocks = partial(inline.blocks_in_process, work)
     run_worker(work, run, facts, device, lambda model: model.to(device), blocks, report)
 

@@ -282,6 +282,12 @@ def test_a_student_that_is_taught_ignores_labels_and_unlabelled_clips_take_part(
     assert all(np.isfinite(row["loss"]) and row["kd"] > 0 for row in rows)
 
 
+def test_a_gpu_that_is_not_there_is_refused(home, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SettingsError, match=r"resources\.use_gpu asks for a GPU"):
+        distill(settings_of(home, "no-gpu", resources={"use_gpu": True}))
+
+
 def test_impossible_requests_are_refused_up_front(home):
     with pytest.raises(SettingsError, match="a student sees rgb"):
         distill(settings_of(home, "x", student={"modality": "flow"}))
