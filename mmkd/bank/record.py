@@ -42,7 +42,9 @@ def fill_bank(work: Work) -> dict[str, Any]:
     settings, use = work.settings, work.bank
     assert use is not None
     began, bank = time.monotonic(), Bank(Path(use.folder))
-    bank.forget(*bank.unsound([UNREADABLE]))  # shards that could not be read may be back
+    if not use.complete:  # else its answers were found sound when it was chosen
+        bank.forget(*bank.unsound())
+    bank.forget(*bank.of_status(UNREADABLE))  # shards that could not be read may be back
     clips, views, missing = missing_answers(work, bank)
     part, parts = (int(x) for x in settings.teachers.bank_part.split("/"))
     if part > parts:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
@@ -149,9 +150,9 @@ class Bank:
         """Hold answers for missing, in this object."""
         self._place[views + 1, clips] = -1
 
-    def unsound(self, statuses: Sequence[int] = ()) -> tuple[Clips, Clips]:
-        """Clips and views of the answers whose checksum is wrong or that cannot be read, or that have one of some
-        statuses: reads all of the bank, a row group at a time."""
+    def unsound(self) -> tuple[Clips, Clips]:
+        """Clips and views of the answers whose checksum is wrong or that cannot be read: reads all of the bank, a row
+        group at a time."""
         wrong = []
         for part, file in enumerate(self._files):
             size = file.metadata.row_group(0).num_rows if file.num_row_groups else 1
@@ -160,11 +161,22 @@ class Bank:
                 places = first + np.arange(file.metadata.row_group(group).num_rows)
                 try:
                     rows = read_group(file, group, self.layout)
-                    bad = (checksums(rows, self.layout) != rows["crc"]) | np.isin(rows["status"], list(statuses))
+                    bad = checksums(rows, self.layout) != rows["crc"]
                 except (OSError, pa.ArrowException, ValueError):
                     bad = np.ones(len(places), bool)
                 wrong.append(places[bad])
-        views, clips = np.nonzero(np.isin(self._place, np.concatenate([*wrong, np.zeros(0, np.int64)])))
+        return self._keys_at(np.concatenate([*wrong, np.zeros(0, np.int64)]))
+
+    def of_status(self, status: int) -> tuple[Clips, Clips]:
+        """Clips and views of the answers that have a status of the reader: reads that column alone."""
+        found = [np.zeros(0, np.int64)]
+        for start, file in zip(self._starts.tolist(), self._files, strict=False):
+            with suppress(OSError, pa.ArrowException, ValueError):  # which is for unsound to say
+                found.append(start + np.flatnonzero(file.read(columns=["status"])["status"].to_numpy() == status))
+        return self._keys_at(np.concatenate(found))
+
+    def _keys_at(self, places: NDArray[np.int64]) -> tuple[Clips, Clips]:
+        views, clips = np.nonzero(np.isin(self._place, places))
         return clips, views - 1
 
     def _row(self, part: int, place: int) -> Rows:
